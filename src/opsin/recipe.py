@@ -1,0 +1,213 @@
+"""Recipe: every choice of a run, frozen, plain values, with a TOML form; and the presets that people start from.
+
+Leaf names are unique, so `--set size=32` and `--set pixels.size=32` say the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Interval, doc
+
+from . import params
+from .errors import CallError, unknown
+
+Flip = Literal["no", "safe", "yes"]
+
+
+@dataclass(frozen=True)
+class NetworkChoice:
+    """Which network, and where its weights come from."""
+
+    network: Annotated[str, doc("a name of `opsin list models`")] = "textbook"
+    pretrained: Annotated[bool, doc("start from published weights")] = False
+    pool: Annotated[Literal["max", "average"], doc("pooling of the textbook network")] = "max"
+
+
+@dataclass(frozen=True)
+class PixelChoice:
+    """How a picture becomes the network's input; stored in the model."""
+
+    size: Annotated[int, Interval(ge=0, le=2048), doc("side of the network's input; 0: from network and data")] = 0
+    fit: Annotated[
+        Literal["squash", "letterbox", "crop"],
+        doc("whole picture squashed; whole picture with bars; shorter side and centre crop"),
+    ] = "squash"
+
+
+@dataclass(frozen=True)
+class AugmentChoice:
+    """What training changes at random. 0 (or 1 for a scale) is off. `safe` flips unless that would relabel."""
+
+    hflip: Annotated[Flip, doc("mirror left and right")] = "no"
+    vflip: Annotated[Flip, doc("mirror top and bottom")] = "no"
+    rotate: Annotated[float, Interval(ge=0, le=180), doc("largest turn, degrees")] = 0.0
+    translate: Annotated[float, Interval(ge=0, le=0.5), doc("largest shift, fraction of the side")] = 0.0
+    crop: Annotated[float, Interval(ge=0, le=0.5), doc("crop after padding by this fraction of the side")] = 0.0
+    resized_crop: Annotated[float, Interval(gt=0, le=1), doc("smallest area of a random resized crop")] = 1.0
+    brightness: Annotated[float, Interval(ge=0, lt=1), doc("largest relative change")] = 0.0
+    contrast: Annotated[float, Interval(ge=0, lt=1), doc("largest relative change")] = 0.0
+    saturation: Annotated[float, Interval(ge=0, lt=1), doc("largest relative change")] = 0.0
+    border: Annotated[Literal["zeros", "reflection"], doc("what stands outside the picture")] = "reflection"
+
+
+@dataclass(frozen=True)
+class LearnChoice:
+    """The loss, how long, and when to stop."""
+
+    loss: Annotated[str, doc("cross-entropy, or mse on one-hot probabilities")] = "cross-entropy"
+    label_smoothing: Annotated[float, Interval(ge=0, lt=1), doc("share of the target spread over all classes")] = 0.0
+    class_weights: Annotated[Literal["none", "balanced"], doc("balanced: inverse to a class's count")] = "none"
+    epochs: Annotated[int, Ge(0), doc("passes over the training pictures")] = 10
+    batch: Annotated[int, Ge(1), doc("pictures a step")] = 64
+    patience: Annotated[int, Ge(0), doc("epochs without a better `metric` before stopping; 0: never")] = 0
+    metric: Annotated[Literal["accuracy", "macro F1", "loss"], doc("what best and patience look at, on val")] = (
+        "accuracy"
+    )
+    keep: Annotated[Literal["last", "best"], doc("which network is saved")] = "last"
+
+
+@dataclass(frozen=True)
+class OptimiserChoice:
+    """How weights move."""
+
+    optimiser: Annotated[str, doc("gd (full batch), sgd, momentum, nesterov, adamw")] = "momentum"
+    lr: Annotated[float, Gt(0), doc("highest learning rate")] = 0.001
+    momentum: Annotated[float, Interval(ge=0, lt=1), doc("of momentum and nesterov; beta1 of adamw")] = 0.9
+    weight_decay: Annotated[float, Ge(0), doc("not applied to biases and norms")] = 0.0
+    clip_norm: Annotated[float, Ge(0), doc("largest norm of the whole gradient; 0: off")] = 0.0
+    clip_value: Annotated[float, Ge(0), doc("largest single gradient; 0: off")] = 0.0
+    schedule: Annotated[str, doc("constant, step, cosine, one-cycle, linear")] = "constant"
+    warmup: Annotated[float, Interval(ge=0, lt=1), doc("share of all steps in which the rate rises")] = 0.0
+    step_every: Annotated[int, Ge(1), doc("epochs between the drops of schedule step")] = 10
+    step_factor: Annotated[float, Interval(gt=0, le=1), doc("what a drop multiplies the rate with")] = 0.1
+    ema: Annotated[float, Interval(ge=0, lt=1), doc("decay a step of the averaged weights; 0: off")] = 0.0
+
+
+@dataclass(frozen=True)
+class FinetuneChoice:
+    """How pretrained weights are adapted; without `pretrained` nothing here acts."""
+
+    head: Annotated[Literal["fitted", "random"], doc("fitted: logistic regression on frozen features first")] = "fitted"
+    layer_decay: Annotated[float, Interval(gt=0, le=1), doc("rate of a stage relative to the one after it")] = 0.75
+    freeze_norms: Annotated[bool, doc("batch norms keep the statistics that they came with")] = True
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Every choice of a run. Change one with `recipe.set(size=32)`; presets are plain functions in `PRESETS`."""
+
+    name: str = "custom"
+    seed: Annotated[int, Interval(ge=0, lt=2**32), doc("of the split, the first weights, the order and every draw")] = 0
+    model: NetworkChoice = field(default_factory=NetworkChoice)
+    pixels: PixelChoice = field(default_factory=PixelChoice)
+    augment: AugmentChoice = field(default_factory=AugmentChoice)
+    learn: LearnChoice = field(default_factory=LearnChoice)
+    optim: OptimiserChoice = field(default_factory=OptimiserChoice)
+    finetune: FinetuneChoice = field(default_factory=FinetuneChoice)
+
+    def set(self, **changes: Any) -> Recipe:
+        """A copy with choices changed by their leaf or dotted name.
+
+        >>> textbook().set(size=32, epochs=2).learn.epochs
+        2
+
+        Raises:
+            CallError: for an unknown name, a wrong type or a value out of bounds.
+        """
+        return params.changed(self, changes)
+
+    def set_texts(self, assignments: tuple[str, ...] | list[str]) -> Recipe:
+        """The same from texts such as `size=32`, as a command line gives them."""
+        changes = {}
+        for assignment in assignments:
+            name, equals, text = assignment.partition("=")
+            if not equals:
+                raise CallError("--set", expected="name=value", received=repr(assignment))
+            parameter = params.find(Recipe, name.strip())
+            changes[parameter.name] = params.read_text(parameter, text)
+        return params.changed(self, changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    def to_toml(self) -> str:
+        import tomli_w
+
+        return tomli_w.dumps(self.to_dict())
+
+
+def textbook() -> Recipe:
+    """The text's recipe: the baseline that everything is compared with.
+
+    Normalisation, both flips, turns of up to 20°, SGD 0.001 with momentum 0.9, cross-entropy, ten epochs, batches of
+    64.
+    Where the text contradicts itself: it resizes to 224 while its layers need 64, so 64 it is (any size fits with
+    `--set size=`); it never makes its training loader, we do; it tests with training augmentation, we never do.
+    """
+    return Recipe(
+        name="textbook",
+        pixels=PixelChoice(size=64),
+        augment=AugmentChoice(hflip="safe", vflip="safe", rotate=20.0, border="zeros"),
+    )
+
+
+def modern() -> Recipe:
+    """From scratch, as a good engineer would today: a small residual network, crops, a one-cycle rate, averaging."""
+    return Recipe(
+        name="modern",
+        model=NetworkChoice(network="small"),
+        augment=AugmentChoice(hflip="safe", crop=0.0625),
+        learn=LearnChoice(epochs=10, batch=128, label_smoothing=0.1),
+        optim=OptimiserChoice(optimiser="nesterov", lr=0.1, weight_decay=5e-4, schedule="one-cycle", warmup=0.25),
+    )
+
+
+def finetune() -> Recipe:
+    """From ImageNet weights: a head fitted on frozen features, then all of it, early layers at lower rates.
+
+    The order is LP-FT (Kumar et al. 2022, arXiv 2202.10054): with a fitted head the first steps do not spoil features.
+    """
+    return Recipe(
+        name="finetune",
+        model=NetworkChoice(network="tf_efficientnet_lite0", pretrained=True),
+        augment=AugmentChoice(hflip="safe", resized_crop=0.5, brightness=0.2, contrast=0.2, saturation=0.2),
+        learn=LearnChoice(epochs=6, batch=32, label_smoothing=0.1, keep="best"),
+        optim=OptimiserChoice(optimiser="adamw", lr=5e-4, weight_decay=0.02, schedule="cosine", warmup=0.1),
+    )
+
+
+PRESETS: dict[str, Callable[[], Recipe]] = {"textbook": textbook, "modern": modern, "finetune": finetune}
+
+
+def preset(name: str) -> Recipe:
+    """The preset called `name`.
+
+    Raises:
+        CallError: for an unknown name.
+    """
+    if name not in PRESETS:
+        raise unknown("recipe", name, PRESETS)
+    return PRESETS[name]()
+
+
+def read(name_or_file: str | Path) -> Recipe:
+    """A preset by its name, or a Recipe from a TOML file; what a file leaves out has its default.
+
+    Raises:
+        CallError: for an unknown preset, a file that is not there or not TOML, and for wrong values in it.
+    """
+    if str(name_or_file) in PRESETS:
+        return preset(str(name_or_file))
+    path = Path(name_or_file)
+    if path.suffix != ".toml":
+        raise unknown("recipe", str(name_or_file), PRESETS)
+    try:
+        return params.validate(Recipe, tomllib.loads(path.read_text(encoding="utf-8")))
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise CallError(f"recipe {path}", expected="a TOML file", received=str(error)) from error
