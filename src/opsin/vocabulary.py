@@ -10,15 +10,20 @@ tensors `(…, C, H, W)`, uint8 in 0…255 or float32 in 0…1.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 if TYPE_CHECKING:
     import numpy as np
 
-SPLITS = ("train", "val", "test")
+T = TypeVar("T")
+
+# Long work: it yields how many pictures are done and returns its result.
+Work = Generator[int, None, T]
+
 Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
 Task = Literal["single-label", "multi-label", "regression"]
 
 
@@ -99,11 +104,11 @@ class Dataset:
 class Event:
     """What a run tells while it goes. `values` are plain numbers and strings; an event is one line of events.jsonl.
 
-    kinds: `start` (the sizes), `step` (loss, rate), `epoch` (training loss, validation scores), `checkpoint`,
-    `notice` (something was changed and why), `stop` (why the run ended).
+    kinds: `progress` (of what, how many are done), `start` (the sizes), `step` (loss, rate), `epoch` (training loss,
+    validation scores), `checkpoint`, `notice` (what a user should know), `stop` (why training ended), `scores`.
     """
 
-    kind: Literal["start", "step", "epoch", "checkpoint", "notice", "stop"]
+    kind: Literal["progress", "start", "step", "epoch", "checkpoint", "notice", "stop", "scores"]
     epoch: int  # epochs finished
     step: int  # optimiser steps done
     values: Mapping[str, Any]
@@ -158,3 +163,12 @@ class Scores:
     classes: tuple[str, ...]
     largest_class: str  # what always answering it would score is overall["largest class"]
     untested: tuple[str, ...] = ()  # classes without a record in the test
+
+
+def finished(work: Generator[Any, None, T]) -> T:
+    """The result of long work, for who does not want to watch it."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]

@@ -1,0 +1,1 @@
+"""Shells only: each parses, calls one library function, and renders its result."""

@@ -1,0 +1,90 @@
+"""`opsin`: one verb a file, imported when it is called. `opsin --help` imports neither torch nor numpy."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+from typing import Any
+
+import click
+
+from ... import __version__
+from ...errors import OpsinError
+
+VERBS = {
+    "demo": "Train on real digits and name what is on real photographs: no network, no data of your own.",
+    "train": "From a folder of pictures to a tested, saved classifier.",
+    "evaluate": "Test a classifier on data, with intervals.",
+    "predict": "Name what is on pictures: files, folders, zips.",
+    "list": "What there is: models, recipes, datasets, runs.",
+}
+
+
+class Lazy(click.Group):
+    """A group whose commands are imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in VERBS:
+            return None
+        return importlib.import_module(f".{name}", __name__).command  # type: ignore[no-any-return]
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(VERBS.items()))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in VERBS and not args[0].startswith("-"):
+            from ...errors import unknown
+
+            raise unknown("command", args[0], VERBS)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="opsin")
+def group() -> None:
+    """From a folder of pictures to a classifier that can be trusted and shipped.
+
+    Exit codes: 0 done, 2 the call is wrong, 3 the data is wrong, 4 the model is wrong, 5 the machine is (memory, disk,
+    missing extra), 130 interrupted.
+    """
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The entry point: every error that opsin knows becomes one message and its exit code."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command; its exit code."""
+    try:
+        group.main(arguments, prog_name="opsin", standalone_mode=False)
+    except OpsinError as error:
+        return _tell(error, arguments)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("opsin: interrupted", err=True)
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has enough (head, less): nothing is wrong, and nothing more can be said.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return 0
+
+
+def _tell(error: OpsinError, arguments: list[str]) -> int:
+    if "--json" in arguments:
+        facts: dict[str, Any] = {"kind": type(error).__name__, "message": str(error), "exit_code": error.exit_code}
+        click.echo(json.dumps({"error": facts}))
+    else:
+        click.echo(f"opsin: {error}", err=True)
+    return error.exit_code

@@ -1,0 +1,191 @@
+"""Scores, predictions and events as people read them in a terminal; plain lines where there is no terminal."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from ... import runs
+from ...errors import Interrupted
+from ...recipe import Recipe
+from ...vocabulary import SPLITS, Dataset, Event, Scores
+
+T = TypeVar("T")
+
+WIDE = 110  # columns where nothing says how wide the output is
+CONFUSION = 15  # the most classes whose confusion matrix a terminal shows
+
+
+def console(stderr: bool = False) -> Console:
+    """Where a command prints: colours and the true width on a terminal, plain and wide elsewhere."""
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(file=stream, width=None if stream.isatty() else WIDE, highlight=False, markup=False, soft_wrap=False)
+
+
+def scores(out: Console, name: str, found: Scores) -> None:
+    """The line that matters, the overall table, every class, the confusion matrix."""
+    overall = dict(found.overall)
+    base = overall.pop("largest class")
+    out.print(
+        f"{name:<6} accuracy {overall['accuracy']}   macro F1 {overall['macro F1']}   "
+        f"always {found.largest_class!r} would have {base.value:.3f}",
+        style="bold",
+    )
+    table = _table("score", "value", "95 % interval", "n")
+    for key, score in overall.items():
+        table.add_row(key, f"{score.value:.4f}", f"{score.low:.4f} to {score.high:.4f}", f"{score.n:,}")
+    out.print(table)
+    _classes(out, found)
+    _confusion(out, found)
+    if found.untested:
+        out.print(f"not tested, no picture of theirs is in {name}: {', '.join(found.untested)}")
+
+
+def _classes(out: Console, found: Scores) -> None:
+    table = _table("class", "tested", "precision", "recall", "F1")
+    for name, each in found.per_class.items():
+        table.add_row(name, f"{each['recall'].n:,}", *(str(each[key]) for key in ("precision", "recall", "F1")))
+    out.print(table)
+
+
+def _confusion(out: Console, found: Scores) -> None:
+    if len(found.classes) > CONFUSION:
+        out.print(f"the confusion matrix of {len(found.classes)} classes is in scores.json")
+        return
+    table = _table("true \\ said", *(name[:9] for name in found.classes))
+    for name, row in zip(found.classes, found.confusion):
+        if sum(row):
+            table.add_row(name, *(f"{count:,}" if count else "·" for count in row))
+    out.print(table)
+
+
+def _table(first: str, *others: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(first)
+    for name in others:
+        table.add_column(name, justify="right")
+    return table
+
+
+class Watch:
+    """A consumer of events: a progress bar on a terminal, plain lines elsewhere."""
+
+    def __init__(self, out: Console) -> None:
+        self.out, self.epochs, self.steps = out, 0, 0
+        columns = (TextColumn("{task.description:<16}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self.bar = Progress(*columns, TextColumn("{task.fields[text]}"), console=out, transient=True)
+        self.task: Any = None
+
+    def __enter__(self) -> Watch:
+        if self.out.is_terminal:
+            self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def show(self, event: Event) -> None:
+        """Show one event."""
+        values = event.values
+        if event.kind == "notice":
+            self.out.print(values["text"])
+        elif event.kind == "progress":
+            self._move(values["what"], values["done"], values["of"])
+        elif event.kind == "start":
+            self.epochs, self.steps = values["epochs"], values["steps"]
+        elif event.kind == "step":
+            done = event.step - event.epoch * self.steps
+            self._move(f"epoch {event.epoch + 1}/{self.epochs}", done, self.steps, f"loss {values['loss']:.3f}")
+        elif event.kind == "epoch":
+            shown = "   ".join(f"{_SHOWN.get(name, 'val ' + name)} {value:.4f}" for name, value in values.items())
+            self.out.print(f"epoch {event.epoch}/{self.epochs}   {shown}")
+        elif event.kind == "stop":
+            self.out.print(f"stopped: {values['reason']}")
+
+    def _move(self, what: str, done: int, of: int, text: str = "") -> None:
+        if not self.out.is_terminal:
+            return
+        if self.task is None or self.bar.tasks[0].description != what:
+            for task in self.bar.task_ids:
+                self.bar.remove_task(task)
+            self.task = self.bar.add_task(what, total=of, text=text)
+        self.bar.update(self.task, completed=done, text=text)
+
+
+def introduce(out: Console, data: Dataset, recipe: Recipe, folder: Path) -> None:
+    """What is about to happen: the pictures, their split, the recipe."""
+    counts = data.counts()
+    shown = " · ".join(f"{name} {count:,}" for name, count in list(counts.items())[:CONFUSION])
+    more = f" · … {len(counts)} classes" if len(counts) > CONFUSION else ""
+    refused = f" · not used {len(data.refused):,} (listed in data.json)" if data.refused else ""
+    out.print(f"{len(data):,} pictures: {shown}{more}{refused}")
+    parts = " / ".join(f"{name} {len(data.part(name)):,}" for name in SPLITS)
+    out.print(f"split {parts} · seed {recipe.seed}")
+    size = f"{recipe.pixels.size} px" if recipe.pixels.size else "size from network and data"
+    out.print(f"recipe {recipe.name} · {recipe.model.network}, {size}, {recipe.pixels.fit} · run {folder}")
+
+
+def run(out: Console, folder: Path, data: Dataset, recipe: Recipe, how: runs.Execution = runs.MEASURED) -> runs.Run:
+    """Show and record the run in `folder` until it is finished.
+
+    Raises:
+        Interrupted: when the user stops it.
+    """
+    with interruptible() as stop, Watch(out) as watch:
+        for event in runs.events(folder, data, recipe, how=how):
+            runs.record(folder, event)
+            watch.show(event)
+            if stop.asked:
+                break
+    if stop.asked:
+        raise Interrupted("stopped, nothing lost", do=f"Go on with: opsin train --resume {folder}")
+    return runs.finish(folder)
+
+
+def watched(out: Console, work: Generator[Event, None, T]) -> T:
+    """Show the events of long work; its result."""
+    with Watch(out) as watch:
+        while True:
+            try:
+                watch.show(next(work))
+            except StopIteration as end:
+                return end.value  # type: ignore[no-any-return]
+
+
+_SHOWN = {"training loss": "loss"}
+
+
+class Stop:
+    """Whether the user asked to stop."""
+
+    asked = False
+
+
+@contextmanager
+def interruptible() -> Iterator[Stop]:
+    """The first Ctrl-C asks to stop at the next event, so that no step is torn; the second one stops at once."""
+    stop = Stop()
+
+    def ask(*_: object) -> None:
+        if stop.asked:
+            raise KeyboardInterrupt
+        stop.asked = True
+
+    try:
+        before = signal.signal(signal.SIGINT, ask)
+    except ValueError:  # not in the main thread: whoever started us takes care of it
+        yield stop
+        return
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)

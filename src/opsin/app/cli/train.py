@@ -1,0 +1,79 @@
+"""`opsin train`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from ...errors import CallError
+
+
+@click.command()
+@click.argument("data", required=False)
+@click.option("--recipe", default="finetune", show_default=True, help="A preset (opsin list recipes) or a TOML file.")
+@click.option("--set", "choices", multiple=True, metavar="NAME=VALUE", help="Change one choice of the recipe.")
+@click.option(
+    "--group", default="", metavar="PATTERN", help="Regular expression: what in a file's path no two splits share."
+)
+@click.option("--split", default="", type=click.Path(path_type=Path), help="Use the split.csv of another run.")
+@click.option("--out", default="", help="The run's folder; runs/<name>-<number> by default.")
+@click.option("--resume", default="", help="Go on with a run.")
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, mps.")
+@click.option("--precision", default="auto", show_default=True, help="fp32, bf16; auto measures.")
+@click.option("--threads", default=0, help="Of the CPU; torch decides by default.")
+@click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON, and nothing else.")
+def command(
+    data: str | None,
+    recipe: str,
+    choices: tuple[str, ...],
+    group: str,
+    split: Path | str,
+    out: str,
+    resume: str,
+    device: str,
+    precision: str,
+    threads: int,
+    as_json: bool,
+) -> None:
+    """From a folder of pictures to a tested, saved classifier.
+
+    DATA is a folder of class folders (with or without train/ val/ test/), a zip of one, or a named set (opsin list
+    datasets). Without a split 70/15/15 are drawn, stratified.
+    """
+    from ... import recipe as recipes
+    from ... import runs, sources, splits
+    from . import render
+
+    quiet = render.console(stderr=as_json)
+    how = runs.Execution(device, precision, threads)
+    if resume:
+        if data or choices or split or out or group:
+            raise CallError("--resume", expected="no other choices: the run has made them", received="some")
+        folder = runs.find(resume)
+        read, chosen = runs.reopen(folder)
+    else:
+        if not data:
+            raise CallError("what to train on", expected="DATA, or --resume RUN", received="neither")
+        chosen = recipes.read(recipe).set_texts(choices)
+        found = sources.read(data, group=group)
+        folder = runs.create(
+            found,
+            chosen,
+            source=str(Path(data).resolve() if Path(data).exists() else data),
+            group=group,
+            out=out,
+            split=split,
+        )
+        read = splits.read(found, folder / "split.csv")
+    render.introduce(quiet, read, chosen, folder)
+    run = render.run(quiet, folder, read, chosen, how)
+    if as_json:
+        click.echo(json.dumps({"run": str(folder), "scores": run.classifier.facts["scores"]}))
+        return
+    name = "test" if "test" in run.scores else "val"
+    if name in run.scores:
+        quiet.print()
+        render.scores(quiet, name, run.scores[name])
+    quiet.print(f"\nnext   opsin predict {folder} PICTURES · opsin evaluate {folder} DATA · model: {folder}/model")

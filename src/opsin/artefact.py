@@ -1,0 +1,205 @@
+"""The folder that a Classifier is saved as. Loading executes no code from it; it holds no pickle, clock, path or host.
+
+model.safetensors   weights and buffers
+opsin.json          everything else, and the digests of the other files
+README.md           the model card
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+from . import errors, models, preprocessing
+from .classifier import Classifier
+from .models import NetworkSpec
+
+FORMAT = 1
+WEIGHTS, DESCRIPTION, CARD = "model.safetensors", "opsin.json", "README.md"
+
+
+def save(clf: Classifier, folder: Path) -> None:
+    """Write `clf` as an artefact, all of it or nothing: beside its place first, then renamed.
+
+    Raises:
+        CallError: when `folder` exists and is not an artefact.
+        MachineError: when it cannot be written.
+    """
+    if folder.exists() and not (folder / DESCRIPTION).is_file():
+        raise errors.CallError("model folder", expected="a new folder or a model to replace", received=folder)
+    tensors = {name: value.detach().cpu().contiguous() for name, value in clf.network.state_dict().items()}
+    files = {WEIGHTS: safetensors.torch.save(tensors), CARD: card(clf).encode()}
+    description = {**_describe(clf), "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}}
+    files[DESCRIPTION] = (json.dumps(description, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
+    with errors.writing(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        try:
+            for name, data in files.items():
+                _write(beside / name, data)
+            beside.chmod(0o755)
+            _swap(beside, folder)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+
+
+def _swap(new: Path, folder: Path) -> None:
+    """Put `new` in the place of `folder`; the old one goes only when the new one stands."""
+    if not folder.exists():
+        new.replace(folder)
+        return
+    old = new.with_name(new.name + "-old")
+    folder.replace(old)
+    new.replace(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _write(file: Path, data: bytes) -> None:
+    with file.open("wb") as opened:
+        opened.write(data)
+        opened.flush()
+        os.fsync(opened.fileno())
+
+
+def _describe(clf: Classifier) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "network": clf.spec.to_dict() if clf.spec else None,
+        "preprocessing": clf.preprocessing.to_dict(),
+        "classes": list(clf.classes),
+        "task": clf.task,
+        "temperature": clf.temperature,
+        "thresholds": dict(clf.thresholds),
+        "facts": dict(clf.facts),
+    }
+
+
+def load(folder: str | Path, *, network: nn.Module | None = None) -> Classifier:
+    """The Classifier that `save` wrote.
+
+    Args:
+        folder: the artefact.
+        network: the module to fill, where the artefact holds the weights of a user's own.
+
+    Raises:
+        ModelError: when there is none, a byte has changed, the format is newer, or the weights do not fit.
+    """
+    folder = Path(folder)
+    described = _read_description(folder)
+    data = {name: _checked(folder / name, digest) for name, digest in described["files"].items()}
+    spec = NetworkSpec.from_dict(described["network"]) if described["network"] else None
+    built = network if network is not None else _built(spec, folder)
+    try:
+        built.load_state_dict(safetensors.torch.load(data[WEIGHTS]))
+    except (RuntimeError, SafetensorError) as error:
+        raise errors.ModelError(f"{folder}: the weights do not fit the network", received=str(error)) from error
+    return Classifier(
+        built,
+        spec if network is None else None,
+        preprocessing.from_dict(described["preprocessing"]),
+        tuple(described["classes"]),
+        described["task"],
+        described["temperature"],
+        described["thresholds"],
+        described["facts"],
+    )
+
+
+def _read_description(folder: Path) -> dict[str, Any]:
+    try:
+        described = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        version, names = described["format"], set(described["files"])
+    except OSError:
+        raise errors.ModelError(f"{folder} is not a model", expected=f"a folder with {DESCRIPTION}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise errors.ModelError(f"{folder / DESCRIPTION} is damaged", received=str(error)) from error
+    if version != FORMAT:
+        raise errors.ModelError(
+            f"{folder}: format {version}",
+            expected=f"format {FORMAT}",
+            do="Load it with the version of opsin that made it",
+        )
+    if names != {WEIGHTS, CARD} or _missing(described):
+        raise errors.ModelError(f"{folder / DESCRIPTION} is damaged", expected=_KEYS, received=sorted(described))
+    return described  # type: ignore[no-any-return]
+
+
+_KEYS = ("network", "preprocessing", "classes", "task", "temperature", "thresholds", "facts", "files")
+
+
+def _missing(described: dict[str, Any]) -> list[str]:
+    return [key for key in _KEYS if key not in described]
+
+
+def _checked(file: Path, digest: str) -> bytes:
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise errors.ModelError(f"{file} cannot be read", received=error.strerror or str(error)) from error
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise errors.ModelError(
+            f"{file} has changed since it was saved",
+            expected=f"sha256 {digest[:12]}…",
+            received=f"{hashlib.sha256(data).hexdigest()[:12]}…",
+            do="Copy the model again, or train it again",
+        )
+    return data
+
+
+def _built(spec: NetworkSpec | None, folder: Path) -> nn.Module:
+    if spec is None:
+        raise errors.ModelError(
+            f"{folder} holds the weights of a network of your own",
+            do="Load it with opsin.load(folder, network=YourModule()): a model never carries code",
+        )
+    with torch.random.fork_rng(devices=[]):  # the first weights are drawn and then replaced: nobody's draws move
+        return models.build(spec)
+
+
+def card(clf: Classifier) -> str:
+    """The model card as Markdown: what it answers, how good that is, and what it was made from."""
+    facts = clf.facts
+    lines = [
+        "---",
+        "library_name: opsin",
+        "pipeline_tag: image-classification",
+        *([f"license: {facts['licence']}"] if facts.get("licence") else []),
+        "---",
+        "",
+        f"# {facts.get('name', 'An opsin classifier')}",
+        "",
+        f"Tells {len(clf.classes)} classes apart: {', '.join(clf.classes[:50])}"
+        f"{' …' if len(clf.classes) > 50 else ''}.",
+        "",
+        f"Network: {clf.spec.name if clf.spec else 'its maker’s own module'}, {clf.preprocessing.size} px, "
+        f"{clf.preprocessing.fit}.",
+        "",
+    ]
+    for split, scores in facts.get("scores", {}).items():
+        lines += [f"## Scores on {split} ({scores['n']} pictures)", "", "| | value | 95 % interval |", "|---|---|---|"]
+        for name, score in scores["overall"].items():
+            lines.append(f"| {name} | {score['value']:.4f} | {score['low']:.4f} to {score['high']:.4f} |")
+        lines.append("")
+    lines += [
+        "## Use",
+        "",
+        "```python",
+        "import opsin",
+        'clf = opsin.load("this folder")',
+        'opsin.predict(clf, "a.jpg")',
+        "```",
+        "",
+    ]
+    if facts.get("fingerprint"):
+        lines += [f"Data fingerprint: `{facts['fingerprint']}`. Everything else is in `{DESCRIPTION}`.", ""]
+    return "\n".join(lines)

@@ -1,0 +1,166 @@
+"""What training changes at random: sample parameters with an explicit generator, then apply a pure function.
+
+A draw belongs to (seed, epoch, record), whatever the batch, so the crop of picture 17 in epoch 3 can be shown. All
+of the geometry is one affine map and one interpolation.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .recipe import AugmentChoice
+
+# The cache that random resized crops read from is larger than the network's input by this factor, so that a crop of
+# the mean size is hardly interpolated. More would cost memory and aliasing, less would blur.
+MARGIN = 1.15
+
+
+@dataclass(frozen=True)
+class Draws:
+    """One draw a record.
+
+    Attributes:
+        maps: float32 `(N, 2, 3)`, output → input positions in -1…1 (torch's affine_grid, corners unaligned).
+        colours: float32 `(N, 3)`, factors of brightness, contrast and saturation; 1 leaves a picture as it is.
+    """
+
+    maps: np.ndarray
+    colours: np.ndarray
+
+    def of(self, rows: np.ndarray) -> Draws:
+        """The draws of the records with these row numbers."""
+        return Draws(self.maps[rows], self.colours[rows])
+
+
+def generator(seed: int, epoch: int) -> np.random.Generator:
+    """The generator of one epoch's draws: counter-based (Philox, Salmon et al. 2011), so no epoch needs another's."""
+    return np.random.Generator(np.random.Philox(key=np.array([seed, epoch], dtype=np.uint64)))
+
+
+def sample(choice: AugmentChoice, seed: int, epoch: int, n: int, size: int) -> Draws:
+    """The draws of `n` records in one epoch.
+
+    Args:
+        choice: how much of what; flips must be resolved to `yes` or `no`.
+        seed, epoch: they and the row number decide a record's draw.
+        n: N.
+        size: side of the network's input, for shifts by whole pixels.
+
+    A flip alternates over the epochs from a random start, so that two epochs see both sides of every picture; four
+    epochs see all four where both flips are on (alternating flip: Jordan 2024, arXiv 2404.00498).
+    """
+    rng = generator(seed, epoch)
+    uniform = rng.random((10, n))
+    starts = generator(seed, 2**32).random((2, n)) < 0.5
+    horizontal = (starts[0] ^ bool(epoch & 1)) & (choice.hflip == "yes")
+    vertical = (starts[1] ^ bool(epoch & 2)) & (choice.vflip == "yes")
+    maps = (
+        _crops(choice, uniform[:4]) @ _turns(choice, uniform[4]) @ _diagonal(1 - 2.0 * horizontal, 1 - 2.0 * vertical)
+    )
+    maps[:, 0, 2] += _shift(choice, uniform[5], size)
+    maps[:, 1, 2] += _shift(choice, uniform[6], size)
+    largest = np.array([[choice.brightness], [choice.contrast], [choice.saturation]])
+    colours = 1 + largest * (2 * uniform[7:10] - 1)
+    return Draws(maps[:, :2].astype(np.float32), colours.T.astype(np.float32))
+
+
+def apply(images: Tensor, draws: Draws, *, size: int, border: str) -> Tensor:
+    """Batch of uint8 `(B, C, T, T)` → uint8 `(B, C, size, size)`, by the draws; the input is left as it is.
+
+    `border`: `zeros` (black) or `reflection`. A draw that only flips and shifts by whole pixels is exact.
+    """
+    moved = images.to(torch.float32)
+    if images.shape[-1] != size or not np.array_equal(draws.maps, np.broadcast_to(np.eye(2, 3), draws.maps.shape)):
+        shape = [len(images), images.shape[1], size, size]
+        grid = functional.affine_grid(torch.from_numpy(draws.maps).to(images.device), shape, align_corners=False)
+        moved = functional.grid_sample(moved, grid, mode="bilinear", padding_mode=border, align_corners=False)
+    if not (draws.colours == 1).all():
+        moved = _colour(moved, torch.from_numpy(draws.colours).to(images.device))
+    return moved.round_().clamp_(0, 255).to(torch.uint8)
+
+
+def margin(choice: AugmentChoice) -> float:
+    """How much longer than the network's input the side of a cached training picture is."""
+    return MARGIN if choice.resized_crop < 1 else 1.0
+
+
+def _diagonal(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    maps = np.zeros((len(x), 3, 3))
+    maps[:, 0, 0], maps[:, 1, 1], maps[:, 2, 2] = x, y, 1
+    return maps
+
+
+def _turns(choice: AugmentChoice, uniform: np.ndarray) -> np.ndarray:
+    angle = np.deg2rad(choice.rotate) * (2 * uniform - 1)
+    maps = _diagonal(np.cos(angle), np.cos(angle))
+    maps[:, 0, 1], maps[:, 1, 0] = -np.sin(angle), np.sin(angle)
+    return maps
+
+
+def _crops(choice: AugmentChoice, uniform: np.ndarray) -> np.ndarray:
+    """Random resized crops (Szegedy et al. 2015): area uniform, aspect ratio log-uniform in 3/4…4/3."""
+    if choice.resized_crop == 1:
+        ones = np.ones(uniform.shape[1])
+        return _diagonal(ones, ones)
+    area = choice.resized_crop + (1 - choice.resized_crop) * uniform[0]
+    ratio = (4 / 3) ** (2 * uniform[1] - 1)
+    width, height = np.minimum(np.sqrt(area * ratio), 1), np.minimum(np.sqrt(area / ratio), 1)
+    maps = _diagonal(width, height)
+    maps[:, 0, 2], maps[:, 1, 2] = (1 - width) * (2 * uniform[2] - 1), (1 - height) * (2 * uniform[3] - 1)
+    return maps
+
+
+def _shift(choice: AugmentChoice, uniform: np.ndarray, size: int) -> np.ndarray:
+    """Shifts of translation and of padded crops, together, by whole pixels, in coordinates where the side is 2."""
+    most = round(choice.translate * size) + round(choice.crop * size)
+    shifts: np.ndarray = (np.floor(uniform * (2 * most + 1)) - most) * 2 / size
+    return shifts
+
+
+def _colour(images: Tensor, factors: Tensor) -> Tensor:
+    """Brightness, then contrast about the mean gray, then saturation about each pixel's gray (ITU-R BT.601)."""
+    brightness, contrast, saturation = (factors[:, i].view(-1, 1, 1, 1) for i in range(3))
+    images = images * brightness
+    weights = torch.tensor([0.299, 0.587, 0.114], device=images.device).view(1, 3, 1, 1)
+    mean = (images * weights).sum(1, keepdim=True).mean((2, 3), keepdim=True)
+    images = (images - mean) * contrast + mean
+    gray = (images * weights).sum(1, keepdim=True)
+    return (images - gray) * saturation + gray
+
+
+_SIDES = {
+    "hflip": {"left", "right", "links", "rechts", "gauche", "droite"},
+    "vflip": {"up", "down", "top", "bottom", "upper", "lower", "above", "below"},
+}
+
+
+def relabelling(classes: Sequence[str], flip: str) -> str:
+    """Why the flip (`hflip` or `vflip`) would turn a picture into one of another class; "" where it would not."""
+    if all(name.strip().isdigit() for name in classes):
+        return "the classes are digits"
+    if all(len(name.strip()) == 1 and name.strip().isalpha() for name in classes):
+        return "the classes are letters"
+    sided = [name for name in classes if _SIDES[flip] & set(re.split(r"[^a-z]+", name.lower()))]
+    return f"class {sided[0]!r} names a side" if sided else ""
+
+
+def resolved(choice: AugmentChoice, classes: Sequence[str]) -> tuple[AugmentChoice, list[str]]:
+    """`safe` flips decided for these classes, and a sentence for each one refused."""
+    decided: dict[str, Any] = {}
+    refusals = []
+    for flip in ("hflip", "vflip"):
+        reason = relabelling(classes, flip) if getattr(choice, flip) == "safe" else ""
+        if reason:
+            refusals.append(f"{flip} refused: {reason}, and a mirrored one is another; ask with --set {flip}=yes")
+        if getattr(choice, flip) == "safe":
+            decided[flip] = "no" if reason else "yes"
+    return dataclasses.replace(choice, **decided), refusals

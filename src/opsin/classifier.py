@@ -1,0 +1,132 @@
+"""Classifier: network + preprocessing + class names + temperature + thresholds. Complete and immutable.
+
+Its answers are the reference: torch in fp32, channels last, evaluation mode, on the one preprocessing road.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from . import codecs, errors, metrics, preprocessing, sources
+from .models import NetworkSpec
+from .preprocessing import Preprocessing
+from .vocabulary import Prediction, Refusal, Store, Task
+
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """What answers. `network` is None-free, in evaluation mode, and nobody's to train any more.
+
+    Attributes:
+        network: float32 `(B, 3, S, S)`, normalised → logits `(B, K)`.
+        spec: how to build the network again; None for a user's own module, which must be given when loading.
+        temperature: logits are divided by it before the softmax (Guo et al. 2017).
+        thresholds: class → least probability to be named; {} for none.
+        facts: what the model card tells: recipe, scores, data fingerprint, licence of the first weights.
+    """
+
+    network: nn.Module = field(repr=False)
+    spec: NetworkSpec | None
+    preprocessing: Preprocessing
+    classes: tuple[str, ...]
+    task: Task = "single-label"
+    temperature: float = 1.0
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        self.network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def logits(clf: Classifier, images: Tensor) -> np.ndarray:
+    """Prepared pictures, uint8 `(B, 3, S, S)` → float32 `(B, K)`: the reference that everything else is held to."""
+    return clf.network(preprocessing.normalise(clf.preprocessing, images)).float().numpy()  # type: ignore[no-any-return]
+
+
+def probabilities(clf: Classifier, found: np.ndarray) -> np.ndarray:
+    """Logits `(B, K)` → float64 `(B, K)` whose rows sum to 1: softmax at the stored temperature."""
+    return metrics.softmax(found / clf.temperature)
+
+
+def predict_store(clf: Classifier, store: Store, keys: Iterable[str], *, threads: int = 2) -> Iterator[Prediction]:
+    """One Prediction for every key, in their order; what cannot be read is an error of its own, never skipped."""
+    keys = iter(keys)
+    with ThreadPoolExecutor(threads) as pool:
+        while chunk := list(islice(keys, BATCH)):
+            prepared = list(pool.map(lambda key: _prepared(clf, store, key), chunk))
+            images = [item for item in prepared if isinstance(item, Tensor)]
+            rows = iter(probabilities(clf, logits(clf, torch.stack(images))).tolist() if images else ())
+            for key, item in zip(chunk, prepared):
+                if isinstance(item, Refusal):
+                    yield Prediction(key, clf.classes, error=item)
+                else:
+                    yield Prediction(key, clf.classes, tuple(next(rows)))
+
+
+def predict_all(clf: Classifier, source: str | Path) -> Iterator[Prediction]:
+    """A Prediction for every file of a folder or zip, or of one file; what is no picture has an error.
+
+    Raises:
+        CallError: when there is nothing at `source`.
+    """
+    store, keys, refused = sources.pictures(source)
+    yield from predict_store(clf, store, keys)
+    yield from (Prediction(refusal.key, clf.classes, error=refusal) for refusal in refused)
+
+
+def predict(clf: Classifier, source: str | Path | bytes | np.ndarray) -> Prediction | list[Prediction]:
+    """What the classifier says of one picture (a file, its bytes, uint8 `(H, W, 3)`), or of all in a folder or zip.
+
+    Returns:
+        one Prediction for one picture, a list for a folder or zip; unreadable pictures carry an error.
+
+    Raises:
+        CallError: when there is nothing at `source`.
+    """
+    if isinstance(source, bytes | np.ndarray):
+        return next(predict_store(clf, _One(source), ["picture"]))
+    found = list(predict_all(clf, source))
+    return found if sources.holds_many(source) else found[0]
+
+
+@dataclass(frozen=True)
+class _One:
+    data: bytes | np.ndarray
+
+    def read(self, key: str) -> bytes | np.ndarray:
+        return self.data
+
+
+def _prepared(clf: Classifier, store: Store, key: str) -> Tensor | Refusal:
+    try:
+        return preprocessing.prepare(clf.preprocessing, codecs.decode(store.read(key)))
+    except errors.PictureError as error:
+        return Refusal(key, error.code, str(error))
+
+
+def checked_classes(classes: Sequence[str], other: Sequence[str]) -> None:
+    """Refuse data with a class that the classifier does not know.
+
+    Raises:
+        DataError: it names the classes.
+    """
+    strange = [name for name in other if name not in set(classes)]
+    if strange:
+        raise errors.DataError(
+            "the data has classes that the model does not know",
+            expected=", ".join(classes[:20]),
+            received=", ".join(strange[:20]),
+            do="Rename the folders, or train a model on this data",
+        )

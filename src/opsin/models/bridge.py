@@ -1,0 +1,140 @@
+"""The bridge to timm and torchvision: their networks by name, with stems for small pictures.
+
+Importing this file imports neither library; `library()` does (timm takes seconds), when a network of theirs is asked
+for, and sees to it that the hub's client sends no telemetry and does not wait long.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from ..errors import ModelError, unknown
+
+if TYPE_CHECKING:
+    from . import NetworkSpec
+
+RESIDUAL = ("resnet", "sknet", "resnest")  # timm's files whose networks all are its class ResNet, so share a stem
+
+
+@functools.cache
+def library() -> ModuleType:
+    """timm, imported on the first call.
+
+    huggingface_hub, which timm imports, reads its environment once, when it is imported; when somebody imported it
+    before us, its constants are what counts. Time limits that the user has set are kept.
+    """
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", "5")
+    os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", "10")
+    import timm
+    from huggingface_hub import constants
+
+    constants.HF_HUB_DISABLE_TELEMETRY = True
+    return timm
+
+
+def names() -> list[str]:
+    """The names of all timm networks, without the tags of their weights."""
+    listed: list[str] = library().list_models()
+    return listed
+
+
+def is_known(name: str) -> bool:
+    """Whether timm has `name`, which may carry the tag of its weights: `resnet18` or `resnet18.a1_in1k`.
+
+    Names with a colon (`hf-hub:…`) are not networks but places on the internet, so they are not known.
+    """
+    arch, dot, _ = name.partition(".")
+    return bool(library().is_model(arch)) and (not dot or name in library().models.get_arch_pretrained_cfgs(arch))
+
+
+def is_residual(name: str) -> bool:
+    """Whether `name` has a ResNet's stem: a first convolution and a pooling, each of stride 2."""
+    return bool(library().models.is_model_in_modules(name.partition(".")[0], RESIDUAL))
+
+
+def native_size(name: str) -> int | None:
+    """The side that `name` was designed for; None where neither library says."""
+    if name == "alexnet":
+        return 224
+    config = library().models.get_pretrained_cfg(name) if is_known(name) else None
+    return int(config.input_size[1]) if config else None
+
+
+def timm_network(spec: NetworkSpec, *, pretrained: bool = False, classes: int | None = None) -> nn.Module:
+    """The timm network that `spec` names, for `classes` (default: the spec's).
+
+    Raises:
+        CallError: for an unknown name.
+        ModelError: for a small stem where there is none to be had.
+    """
+    if not is_known(spec.name):
+        from . import MODELS
+
+        raise unknown("network", spec.name, [*MODELS, *names()])
+    options: dict[str, Any] = {"num_classes": spec.classes if classes is None else classes, **_size_option(spec)}
+    network: nn.Module = library().create_model(spec.name, pretrained=pretrained, **options)
+    return _small_residual(network, spec) if spec.small_stem else network
+
+
+def _size_option(spec: NetworkSpec) -> dict[str, int]:
+    """Networks whose weights depend on the picture's side (vision transformers …) must be told it."""
+    config = library().models.get_pretrained_cfg(spec.name)
+    fixed = config is not None and config.fixed_input_size and config.input_size[1] != spec.size
+    return {"img_size": spec.size} if fixed else {}
+
+
+def _small_residual(network: nn.Module, spec: NetworkSpec) -> nn.Module:
+    """A ResNet that starts at stride 1 instead of 4, as He et al. 2015 (arXiv 1512.03385, §4.2) did for CIFAR-10.
+
+    The plain stem's 7×7 convolution becomes 3×3; a deep stem's first one is 3×3 already and loses its stride.
+    """
+    stem = getattr(network, "conv1", None)
+    if not is_residual(spec.name) or stem is None:
+        raise ModelError(f"network {spec.name!r}", expected="small_stem = false", received="true")
+    if isinstance(stem, nn.Sequential):
+        stem[0] = _stride_one(stem[0])
+    else:
+        network.conv1 = _stride_one(stem)
+    network.maxpool = nn.Identity()
+    return network
+
+
+def _stride_one(old: nn.Module) -> nn.Conv2d:
+    """A 3×3 convolution of stride 1 with the old one's channels, initialised as timm's ResNet initialises its own."""
+    assert isinstance(old, nn.Conv2d)
+    new = nn.Conv2d(old.in_channels, old.out_channels, 3, padding=1, bias=old.bias is not None)
+    nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
+    return new
+
+
+def alexnet(spec: NetworkSpec) -> nn.Module:
+    """torchvision's AlexNet (Krizhevsky 2014, arXiv 1404.5997).
+
+    Its small stem is the first layer that Krizhevsky's cuda-convnet used for CIFAR-10 (layers-18pct.cfg): 5×5,
+    stride 1, padding 2, instead of 11×11 with stride 4. The rest is as usual; adaptive pooling makes it fit.
+    """
+    from torchvision.models import alexnet as torchvision_alexnet
+
+    network: nn.Module = torchvision_alexnet(weights=None, num_classes=spec.classes)
+    if spec.small_stem:
+        network.get_submodule("features")[0] = nn.Conv2d(3, 64, 5, stride=1, padding=2)  # type: ignore[operator]
+    return network
+
+
+def stage_numbers(network: nn.Module) -> dict[str, int] | None:
+    """parameter name → number of its stage, from the input on, as timm groups them; None for other networks."""
+    matcher = getattr(network, "group_matcher", None)
+    if matcher is None:
+        return None
+    try:
+        groups = matcher(coarse=True)
+    except AssertionError:  # RDNet's way of saying that it has only the fine grouping
+        groups = matcher()
+    numbers: dict[str, int] = library().models.group_parameters(network, groups, reverse=True)
+    return numbers

@@ -1,0 +1,110 @@
+"""The one deterministic path, picture → network input, of validation, evaluation, prediction, export: of everything.
+
+    picture uint8 (H, W, 3) ─ prepare ─> uint8 (3, S, S) ─ batch, normalise ─> float32 (B, 3, S, S)
+
+By default the whole picture is squashed to a square. Cropping loses what stands at the border, and bars (letterbox)
+draw the picture's shape into its pixels, where a network can learn it as a shortcut to the class.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .errors import ModelError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What is done to every picture; stored in the model.
+
+    Attributes:
+        size: side S of the network's input, pixels.
+        fit: `squash` the whole picture; `letterbox` it with bars of the mean colour; `crop`: the shorter side becomes
+            S / crop_fraction, then the centre S × S.
+        mean, std: a channel each, of values in 0…1.
+        interpolation: always antialiased.
+        crop_fraction: used by `crop` only.
+    """
+
+    size: int
+    fit: Literal["squash", "letterbox", "crop"] = "squash"
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    crop_fraction: float = 0.875
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def from_dict(values: dict[str, Any]) -> Preprocessing:
+    """The Preprocessing that `to_dict` wrote.
+
+    Raises:
+        ModelError: for unknown or missing values.
+    """
+    try:
+        return Preprocessing(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+    except (TypeError, KeyError) as error:
+        raise ModelError("preprocessing", expected="what opsin wrote", received=str(error)) from error
+
+
+def prepare(preprocessing: Preprocessing, picture: np.ndarray) -> Tensor:
+    """One picture, uint8 `(H, W, 3)`, to uint8 `(3, S, S)`: all of the geometry, none of the normalisation."""
+    image = torch.from_numpy(picture).permute(2, 0, 1)
+    if preprocessing.fit == "squash":
+        return _resize(image, preprocessing.size, preprocessing.size, preprocessing)
+    fit = _letterbox if preprocessing.fit == "letterbox" else _centre_crop
+    return fit(image, preprocessing)
+
+
+def normalise(preprocessing: Preprocessing, images: Tensor) -> Tensor:
+    """uint8 `(B, 3, S, S)` in 0…255 → float32 `(B, 3, S, S)`, channels last: (v / 255 - mean) / std."""
+    scale = torch.tensor(preprocessing.std, device=images.device).mul(255).reciprocal().view(1, -1, 1, 1)
+    shift = torch.tensor([-m / s for m, s in zip(preprocessing.mean, preprocessing.std)], device=images.device)
+    floats = images.to(torch.float32, memory_format=torch.channels_last)
+    return floats.mul_(scale).add_(shift.view(1, -1, 1, 1))
+
+
+def enlarged(preprocessing: Preprocessing, margin: float) -> Preprocessing:
+    """The same geometry on a side `margin` times as long: what the training cache keeps, for augmentation only."""
+    return dataclasses.replace(preprocessing, size=round(preprocessing.size * margin))
+
+
+def _resize(image: Tensor, height: int, width: int, preprocessing: Preprocessing) -> Tensor:
+    if image.shape[1:] == (height, width):
+        return image.contiguous()
+    resized = functional.interpolate(
+        image[None], size=(height, width), mode=preprocessing.interpolation, antialias=True, align_corners=False
+    )
+    return resized[0].contiguous()
+
+
+def _letterbox(image: Tensor, preprocessing: Preprocessing) -> Tensor:
+    side = preprocessing.size
+    scale = side / max(image.shape[1:])
+    height, width = (max(1, round(length * scale)) for length in image.shape[1:])
+    colour = torch.tensor([round(m * 255) for m in preprocessing.mean], dtype=torch.uint8)
+    canvas = colour.view(3, 1, 1).repeat(1, side, side)
+    top, left = (side - height) // 2, (side - width) // 2
+    canvas[:, top : top + height, left : left + width] = _resize(image, height, width, preprocessing)
+    return canvas
+
+
+def _centre_crop(image: Tensor, preprocessing: Preprocessing) -> Tensor:
+    side = preprocessing.size
+    scale = max(side, round(side / preprocessing.crop_fraction)) / min(image.shape[1:])
+    height, width = (max(side, round(length * scale)) for length in image.shape[1:])
+    resized = _resize(image, height, width, preprocessing)
+    top, left = (height - side) // 2, (width - side) // 2
+    return resized[:, top : top + side, left : left + side].contiguous()

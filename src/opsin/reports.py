@@ -1,0 +1,57 @@
+"""What was found, in forms that leave the program: predictions as CSV and JSON Lines."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from . import errors
+from .vocabulary import Prediction
+
+
+def to_json(prediction: Prediction) -> str:
+    """One line of JSON: `path`, then `label` and `probabilities` by class, or `error` with its `code` and `reason`."""
+    answer: dict[str, object] = {"path": prediction.key.encode(errors="surrogateescape").decode(errors="replace")}
+    if prediction.error:
+        answer["error"] = {"code": prediction.error.code, "reason": prediction.error.reason}
+    else:
+        answer["label"] = prediction.label
+        answer["probabilities"] = dict(zip(prediction.classes, prediction.probabilities or ()))
+    return json.dumps(answer, ensure_ascii=False)
+
+
+@contextmanager
+def predictions_csv(file: Path | None, classes: Sequence[str]) -> Iterator[Callable[[Prediction], None]]:
+    """A writer of predictions, one row each: path, label, probability, error, reason, then every class's probability.
+
+    Without a `file` the writer does nothing. The file appears when all is written.
+
+    Raises:
+        MachineError: when it cannot be written.
+    """
+    if file is None:
+        yield lambda prediction: None
+        return
+    part = file.with_name(file.name + ".part")
+    with errors.writing(file):
+        with part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as opened:
+            rows = csv.writer(opened)
+            rows.writerow(["path", "label", "probability", "error", "reason", *(cell(name) for name in classes)])
+            yield lambda prediction: rows.writerow(_row(prediction))
+        part.replace(file)
+
+
+def _row(prediction: Prediction) -> list[str]:
+    label, error = prediction.label, prediction.error
+    best = f"{max(prediction.probabilities):.6f}" if prediction.probabilities else ""
+    told = [error.code, error.reason] if error else ["", ""]
+    others = [f"{p:.6f}" for p in prediction.probabilities or ()]
+    return [cell(prediction.key), cell(label or ""), best, *map(cell, told), *others]
+
+
+def cell(text: str) -> str:
+    """`text` as a CSV cell that no spreadsheet takes for a formula (OWASP, CSV injection)."""
+    return "'" + text if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text

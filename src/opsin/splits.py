@@ -1,0 +1,369 @@
+"""Which records train, which validate, which test: stratified, grouped, and the same for the same keys and seed.
+
+    split ─> write ─> split.csv ─> read
+
+A record's place depends on its key, the seed and its class-mates, never on the order in which records come.
+Groups are dealt by a greedy of our own instead of scikit-learn's StratifiedGroupKFold: folds can only give shares of
+1/k and depend on the order of rows, and they may leave training without a class.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from .errors import CallError, DataError, writing
+from .vocabulary import SPLITS, Dataset, Record, Split
+
+if TYPE_CHECKING:
+    import numpy as np
+
+CARVED_VAL = 0.10  # of training pictures, where a source has train and test only: enough to choose by
+MOST_VAL = 5_000  # records; more would tell no more than it costs in training pictures
+COLUMNS = ("record", "split", "group", "class")
+
+Shares = dict[Split, float]  # what each split gets; train first; sum 1
+Places = dict[str, Split]  # key → split
+
+
+# ── splitting ──
+
+
+def split(data: Dataset, *, seed: int = 0, val: float = 0.15, test: float = 0.15) -> Dataset:
+    """The same records, each with a split; what was decided stands in `notes`. The fingerprint stays the source's.
+
+    Without any split: `val` and `test` of every class, at least one picture of each class of three or more in both.
+    With train and test: validation is carved out of train, 10 % of it (never more than `val`),
+    and about 5,000 records at most.
+    With train only, or train and validation: `test` is carved out of train. With all three: nothing is changed.
+    A class of one picture trains, of two trains and tests. Groups are never divided.
+
+    Args:
+        data: records of single-label classes, all with a split or all without.
+        seed: of the order in which records are dealt.
+        val, test: shares of the records, 0 for none.
+
+    Raises:
+        CallError: shares below 0, or that leave nothing to train on.
+        DataError: too few groups, no training records, or records without a split beside others with one.
+    """
+    if not (val >= 0 and test >= 0 and val + test < 1):
+        raise CallError("shares of val and test", expected="≥ 0, together below 1", received=f"{val} and {test}")
+    given = {record.split for record in data.records}
+    _refuse_half_given(data, given)
+    pool, shares, note = _plan(data, given, val, test)
+    if len(shares) > 1:
+        placed = _deal(pool, shares, seed, data.classes)
+        records = tuple(_moved(record, placed.get(record.key, record.split)) for record in data.records)
+        data = dataclasses.replace(data, records=records)
+    notes = [note, *_untrained(data), *_divided(data)]
+    return dataclasses.replace(data, notes=(*data.notes, *filter(None, notes)))
+
+
+def _refuse_half_given(data: Dataset, given: set[Split | None]) -> None:
+    if given == {None}:
+        return
+    if None in given:
+        without = sum(record.split is None for record in data.records)
+        raise DataError(f"{without:,} of {len(data):,} records have no split", expected="all or none",
+                        do="Give them one, or take the splits away")  # fmt: skip
+    if "train" not in given:
+        raise DataError("nothing to train on", expected="a train folder", received=", ".join(sorted(map(str, given))))
+
+
+def _plan(data: Dataset, given: set[Split | None], val: float, test: float) -> tuple[Sequence[Record], Shares, str]:
+    """What is dealt, to which splits, and what to say of it."""
+    if given == {None}:
+        text = f"{100 * (1 - val - test):.0f}/{100 * val:.0f}/{100 * test:.0f}"
+        return data.records, _shares(val, test), f"split {text}, stratified" + _by_group(data)
+    pool = data.train.records
+    if "test" in given and "val" not in given:
+        share = min(val, CARVED_VAL, MOST_VAL / len(pool))
+        return pool, _shares(share, 0), f"no validation given: {100 * share:.3g} % of train became it" * bool(share)
+    if "val" in given and "test" not in given:
+        return pool, _shares(0, test), f"no test given: {100 * test:.3g} % of train became it" * bool(test)
+    if given == {"train"}:
+        return pool, _shares(val, test), "only train given: validation and test are carved out of it"
+    return pool, {"train": 1.0}, ""
+
+
+def _shares(val: float, test: float) -> Shares:
+    shares: Shares = {"train": 1 - val - test, "val": val, "test": test}
+    return {name: share for name, share in shares.items() if share > 0}
+
+
+def _by_group(data: Dataset) -> str:
+    return " by group" if any(record.group for record in data.records) else ""
+
+
+def _moved(record: Record, to: Split | None) -> Record:
+    return record if record.split == to else dataclasses.replace(record, split=to)
+
+
+def _deal(pool: Sequence[Record], shares: Shares, seed: int, classes: Sequence[str]) -> Places:
+    if any(record.group for record in pool):
+        return _deal_groups(pool, shares, seed, classes)
+    by_class: dict[int | None, list[str]] = defaultdict(list)
+    for record in pool:
+        by_class[record.target].append(record.key)
+    placed: Places = {}
+    for keys in by_class.values():
+        keys.sort(key=_order(seed))
+        placed.update(zip(keys, _repeated(_sizes(len(keys), shares)), strict=True))
+    return placed
+
+
+def _order(seed: int) -> Callable[[str], bytes]:
+    """A random but fixed place for every key: independent of the order of records, of Python and of numpy."""
+
+    def place(key: str) -> bytes:
+        return hashlib.sha256(f"{seed}\t{key}".encode("utf-8", "surrogatepass")).digest()
+
+    return place
+
+
+def _repeated(sizes: Mapping[Split, int]) -> Iterator[Split]:
+    for name, size in sizes.items():
+        yield from [name] * size
+
+
+def _sizes(n: int, shares: Shares) -> dict[Split, int]:
+    """How many of `n` records of one class each split gets: by largest remainder, after one each where n allows it.
+
+    >>> _sizes(20, {"train": 0.7, "val": 0.15, "test": 0.15}), _sizes(2, {"train": 0.7, "val": 0.15, "test": 0.15})
+    ({'train': 14, 'val': 3, 'test': 3}, {'train': 1, 'val': 0, 'test': 1})
+    """
+    sizes = {name: int(n * share + 1e-9) for name, share in shares.items()}
+    remainders = sorted(shares, key=lambda name: (sizes[name] - n * shares[name], SPLITS.index(name)))
+    for name in remainders[: n - sum(sizes.values())]:
+        sizes[name] += 1
+    # Train is served first, then test: of two pictures one is trained on and one scored. Val needs a third.
+    least = {"train": 1, "test": 2, "val": 3}
+    for name in sorted(shares, key=least.__getitem__):
+        if n >= least[name] and not sizes[name]:
+            sizes[max(sizes, key=sizes.__getitem__)] -= 1
+            sizes[name] = 1
+        elif n < least[name]:
+            sizes["train"], sizes[name] = sizes["train"] + sizes[name], 0
+    return sizes
+
+
+# ── groups ──
+
+
+def _deal_groups(pool: Sequence[Record], shares: Shares, seed: int, classes: Sequence[str]) -> Places:
+    """Deal whole groups, the largest first, each to the split whose class counts it brings nearest to its share.
+
+    Nearness is chi-square: Σ (have − want)² / want over classes. A group with a class that training lacks trains, and
+    the last groups go to splits that have none. A record without a group is a group of its own.
+    """
+    members: dict[tuple[str, str], list[Record]] = defaultdict(list)
+    for record in pool:
+        members[("group", record.group) if record.group else ("key", record.key)].append(record)
+    place = _order(seed)
+    names = sorted(members, key=lambda name: (-len(members[name]), place("\t".join(name))))
+    chosen = _greedy([[r.target for r in members[name]] for name in names], shares, len(classes))
+    if set(chosen) != set(shares):
+        raise DataError(
+            "too few groups to split",
+            expected=f"at least {len(shares)}, and more where one group alone holds a class",
+            received=f"{len(members):,} groups",
+            do="Widen the group pattern, give splits yourself, or ask for fewer splits",
+        )
+    return {record.key: to for name, to in zip(names, chosen, strict=True) for record in members[name]}
+
+
+def _greedy(groups: list[list[int | None]], shares: Shares, k: int) -> list[Split]:
+    """The split of each group, given as its records' targets."""
+    import numpy as np
+
+    # One more column counts records of no class.
+    counts = np.array([np.bincount([k if t is None else t for t in group], minlength=k + 1) for group in groups])
+    splits = list(shares)
+    want = np.outer(list(shares.values()), counts.sum(axis=0)).astype(float)
+    have = np.zeros_like(want)
+    chosen: list[Split] = []
+    for index, group in enumerate(counts):
+        at = _nearest(group, have, want, left=len(counts) - index)
+        have[at] += group
+        chosen.append(splits[at])
+    return chosen
+
+
+def _nearest(group: np.ndarray, have: np.ndarray, want: np.ndarray, left: int) -> int:
+    """The row of `have` (splits × classes; row 0 is train) that takes the group best."""
+    import numpy as np
+
+    if (have[0][group > 0] == 0).any():
+        return 0
+    costs = (group * (2 * (have - want) + group) / np.maximum(want, 1e-9)).sum(axis=1)
+    empty = have.sum(axis=1) == 0
+    if left <= empty.sum():
+        costs[~empty] = np.inf
+    return int(costs.argmin())
+
+
+# ── what there is to say ──
+
+
+def _untrained(data: Dataset) -> list[str]:
+    """Classes that no test record stands for, and those that training lacks."""
+    if data.task != "single-label" or not any(record.split == "test" for record in data.records):
+        return []
+    tested = {record.target for record in data.test.records}
+    trained = {record.target for record in data.train.records}
+    notes = []
+    if only := [name for i, name in enumerate(data.classes) if i in trained - tested]:
+        notes.append(f"trained on, not scored, for want of pictures: {_some(only)}")
+    if lost := [name for i, name in enumerate(data.classes) if i in tested - trained]:
+        notes.append(f"tested, but never trained on: {_some(lost)}")
+    return notes
+
+
+def _divided(data: Dataset) -> list[str]:
+    stands: dict[str, set[Split | None]] = defaultdict(set)
+    for record in data.records:
+        if record.group:
+            stands[record.group].add(record.split)
+    divided = sorted(group for group, splits in stands.items() if len(splits) > 1)
+    if not divided:
+        return []
+    return [f"{len(divided):,} groups stand in more than one split, scores may be too good: {_some(divided)}"]
+
+
+def _some(names: Sequence[str], most: int = 5) -> str:
+    shown = ", ".join(repr(name) for name in names[:most])
+    return shown + (f" … ({len(names):,} in all)" if len(names) > most else "")
+
+
+def fingerprint(data: Dataset) -> str:
+    """Which record is in which split, as 64 hexadecimal letters: SHA-256 over the sorted pairs of key and split."""
+    digest = hashlib.sha256()
+    for key, name in sorted((record.key, record.split or "") for record in data.records):
+        # No file's name holds a NUL, and no split's: the pairs cannot run into one another.
+        digest.update(f"{key}\0{name}\0".encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
+
+
+# ── split.csv ──
+
+# A spreadsheet runs a cell that begins with one of these (owasp.org/www-community/attacks/CSV_Injection).
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")
+
+
+def _guarded(text: str) -> str:
+    """The text with a "'" before it where it begins like a formula, or with a "'" of its own, so that it can be undone.
+
+    >>> _guarded("=1+1"), _bare(_guarded("=1+1")), _bare(_guarded("'a")), _bare("'a")
+    ("'=1+1", '=1+1', "'a", "'a")
+    """
+    return "'" + text if text.startswith(_FORMULA) else text
+
+
+def _bare(text: str) -> str:
+    return text[1:] if text[:1] == "'" and text[1:].startswith(_FORMULA) else text
+
+
+def write(data: Dataset, path: str | Path) -> None:
+    """Write split.csv: record, split, group and class of every record, in UTF-8, whole or not at all.
+
+    Values that begin like a spreadsheet's formula get a "'" before them, which `read` takes away. Names whose bytes
+    are no UTF-8 are written as those bytes.
+
+    Raises:
+        MachineError: there is no place for it.
+    """
+    path = Path(path)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with writing(path):
+        try:
+            with open(unfinished, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+                _write_rows(data, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(unfinished, path)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(unfinished)
+            raise
+
+
+def _write_rows(data: Dataset, file: TextIO) -> None:
+    rows = csv.writer(file)  # ends lines as RFC 4180 does, and so quotes both letters of an end inside a name
+    rows.writerow(COLUMNS)
+    for record in sorted(data.records, key=lambda record: record.key):
+        name = "" if record.target is None else data.classes[record.target]
+        rows.writerow(_guarded(text or "") for text in (record.key, record.split, record.group, name))
+
+
+def read(data: Dataset, path: str | Path) -> Dataset:
+    """The data with the splits and groups that `write` put into `path`.
+
+    Raises:
+        DataError: the file cannot be read, is not of this form, holds other records than the data, or gives one
+            another class or group than the data does.
+    """
+    rows = _rows(Path(path))
+    keys = {record.key for record in data.records}
+    _refuse_others(path, missing=sorted(keys - rows.keys()), extra=sorted(rows.keys() - keys))
+    records = tuple(_as_written(data, record, rows[record.key]) for record in data.records)
+    changed = [old.key for old, new in zip(data.records, records, strict=True) if new is None]
+    if changed:
+        raise DataError(f"{path} was written for other classes or groups", expected="those of the data",
+                        received=f"{len(changed):,} others, such as {_some(changed, 3)}",
+                        do="Split anew, without this file")  # fmt: skip
+    return dataclasses.replace(data, records=tuple(filter(None, records)))
+
+
+def _as_written(data: Dataset, record: Record, row: tuple[Split, str, str]) -> Record | None:
+    name = "" if record.target is None else data.classes[record.target]
+    split, group, cls = row
+    if cls != name or (record.group is not None and record.group != group):
+        return None
+    return dataclasses.replace(record, split=split, group=group or None)
+
+
+def _refuse_others(path: object, missing: list[str], extra: list[str]) -> None:
+    if not (missing or extra):
+        return
+    facts = [
+        f"{len(keys):,} {word}, such as {_some(keys, 3)}"
+        for word, keys in (("of the data missing", missing), ("not in the data", extra))
+        if keys
+    ]
+    raise DataError(f"{path} is the split of other records", expected="exactly those of the data",
+                    received="; ".join(facts), do="Split anew, without this file")  # fmt: skip
+
+
+def _rows(path: Path) -> dict[str, tuple[Split, str, str]]:
+    """Record → split, group, class."""
+    try:
+        # utf-8-sig: spreadsheets put a mark before the first column's name.
+        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            return _parsed(csv.DictReader(file), path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+    except csv.Error as error:
+        raise DataError(f"{path} is no CSV: {error}", expected=",".join(COLUMNS)) from error
+
+
+def _parsed(table: csv.DictReader[str], path: Path) -> dict[str, tuple[Split, str, str]]:
+    if not set(COLUMNS) <= set(table.fieldnames or ()):
+        raise DataError(f"{path} is no split", expected=f"columns {', '.join(COLUMNS)}",
+                        received=", ".join(table.fieldnames or ["nothing"]))  # fmt: skip
+    known = {name: name for name in SPLITS}
+    rows: dict[str, tuple[Split, str, str]] = {}
+    for row in table:
+        key, name, group, cls = (_bare(row[column] or "") for column in COLUMNS)
+        if name not in known or key in rows:
+            received = f"{key!r} twice" if key in rows else f"{name!r} for {key!r}"
+            raise DataError(f"{path} is no split", expected=f"one of {', '.join(SPLITS)} a record", received=received)
+        rows[key] = (known[name], group, cls)
+    return rows

@@ -1,0 +1,226 @@
+"""THE LOOP: a run yields events and calls nobody. All it knows is in one TrainState, valid after every event.
+
+for event in training.events(state, job):   # a progress bar, a log, an early stop look at events; to stop, break
+    ...
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import errors, losses, metrics, models, optim, plans, preprocessing
+from ..batches import Batch, Batches
+from ..cache import Pixels
+from ..plans import Plan
+from ..preprocessing import Preprocessing
+from ..recipe import Recipe
+from ..vocabulary import Event
+from .state import TrainState, load, save
+
+__all__ = ["Job", "TrainState", "events", "load", "logits", "rehearsals", "save", "start", "step"]
+
+VALIDATION_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Job:
+    """What stays the same during a run: the data, the recipe, the plan."""
+
+    batches: Batches
+    val: Pixels | None
+    classes: int
+    weights: Tensor  # float32 (K,), of mean 1 over the training pictures
+    preprocessing: Preprocessing
+    recipe: Recipe  # sizes and flips resolved
+    plan: Plan
+
+
+def start(network: nn.Module, job: Job) -> TrainState:
+    """A fresh TrainState for `network`, which is placed as the plan says and learns in place."""
+    recipe = job.recipe
+    plans.place(network, job.plan)
+    tuned = recipe.model.pretrained
+    optimiser = optim.optimiser(
+        network, recipe.optim, models.stages(network) if tuned else (), recipe.finetune.layer_decay if tuned else 1.0
+    )
+    average = optim.Average(network, recipe.optim.ema) if recipe.optim.ema else None
+    return TrainState(network, optimiser, micro=recipe.learn.batch, average=average)
+
+
+def step(state: TrainState, job: Job, batch: Batch) -> float:
+    """One step of the optimiser on one batch; returns its loss.
+
+    Raises:
+        CallError: when the loss is not finite; weights are still those of the step before.
+    """
+    recipe, network = job.recipe, state.network
+    # Dropout's draws belong to (seed, step), so a resumed run draws the same.
+    torch.manual_seed(recipe.seed * 1_000_003 + state.step)
+    steps = recipe.learn.epochs * len(job.batches)
+    optim.set_rate(state.optimiser, optim.rate(recipe.optim, state.step, steps, len(job.batches)))
+    state.optimiser.zero_grad()
+    total = 0.0
+    for images, targets in zip(torch.split(batch.images, state.micro), torch.split(batch.targets, state.micro)):
+        targets = targets.to(job.plan.device)
+        inputs = preprocessing.normalise(job.preprocessing, images.to(job.plan.device))
+        with plans.autocast(job.plan):
+            logits = network(plans.lay_out(inputs, job.plan))
+        soft = losses.soft_targets(targets, job.classes, recipe.learn.label_smoothing)
+        each = losses.loss(recipe.learn.loss)(logits.float(), soft) * job.weights.to(targets.device)[targets]
+        loss = each.sum() / len(batch.images)
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += loss.item()
+    if not math.isfinite(total):
+        raise errors.CallError(
+            f"the loss {recipe.learn.loss} is {total} in step {state.step + 1} (epoch {state.epoch + 1})",
+            expected="a finite number",
+            do=f"Lower the rate (--set lr={recipe.optim.lr / 10:g}) or clip gradients (--set clip_norm=1)",
+        )
+    optim.clip(network.parameters(), recipe.optim)
+    state.optimiser.step()
+    if state.average:
+        state.average.update(network)
+    return total
+
+
+def events(state: TrainState, job: Job) -> Iterator[Event]:
+    """Go on with `state` until the recipe's epochs are done or its patience is; break whenever you like.
+
+    Raises:
+        CallError: when the loss is not finite.
+        MachineError: when memory does not even hold one picture's step.
+    """
+    yield _event(
+        "start", state, epochs=job.recipe.learn.epochs, steps=len(job.batches), pictures=len(job.batches.pixels)
+    )
+    while state.epoch < job.recipe.learn.epochs and not _patience_over(state, job):
+        _learning_mode(state.network, job.recipe)
+        for batch in job.batches.epoch(state.epoch, state.batch):
+            before = state.micro
+            loss = _step_within_memory(state, job, batch)
+            state.batch, state.step, state.loss_sum = state.batch + 1, state.step + 1, state.loss_sum + loss
+            if state.micro != before:
+                yield _event("notice", state, text=f"memory: {state.micro} pictures at a time, batches as before")
+            yield _event("step", state, loss=loss, rate=state.optimiser.param_groups[0]["lr"])
+        scores = {"training loss": state.loss_sum / max(1, state.batch), **_validate(state, job)}
+        state.history.append(scores)
+        if _is_best(state.history, job.recipe.learn.metric) and job.recipe.learn.keep == "best":
+            state.best = {name: value.detach().clone() for name, value in state.weights().items()}
+        state.epoch, state.batch, state.loss_sum = state.epoch + 1, 0, 0.0
+        yield _event("epoch", state, **scores)
+    done = state.epoch >= job.recipe.learn.epochs
+    yield _event("stop", state, reason="all epochs done" if done else f"no better {job.recipe.learn.metric}")
+
+
+@torch.no_grad()
+def logits(network: nn.Module, pixels: Pixels, road: Preprocessing, plan: Plan) -> Tensor:
+    """float32 `(N, K)` on the CPU: the network in evaluation mode on every picture, at the plan's precision."""
+    network.eval()
+    found = []
+    for start_row in range(0, len(pixels), VALIDATION_BATCH):
+        images = torch.from_numpy(pixels.array[start_row : start_row + VALIDATION_BATCH]).to(plan.device)
+        with plans.autocast(plan):
+            found.append(network(plans.lay_out(preprocessing.normalise(road, images), plan)).float().cpu())
+    return torch.cat(found)
+
+
+def rehearsals(network: nn.Module, job: Job, offered: Sequence[Plan]) -> dict[Plan, Callable[[], float]]:
+    """For every plan a call that makes one real step on a copy of `network`, for timing; `network` is left alone."""
+    batch = next(job.batches.epoch(0))
+    calls: dict[Plan, Callable[[], float]] = {}
+    for plan in offered:
+        planned = dataclasses.replace(job, plan=plan)
+        calls[plan] = partial(_rehearse, start(copy.deepcopy(network), planned), planned, batch)
+    return calls
+
+
+def _rehearse(state: TrainState, job: Job, batch: Batch) -> float:
+    plans.place(state.network, job.plan)  # threads belong to the process, so each turn sets its own
+    return _step_within_memory(state, job, batch)
+
+
+def _event(kind: Any, state: TrainState, **values: Any) -> Event:
+    return Event(kind, state.epoch, state.step, values)
+
+
+def _learning_mode(network: nn.Module, recipe: Recipe) -> None:
+    network.train()
+    if recipe.model.pretrained and recipe.finetune.freeze_norms:
+        for module in network.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+
+
+def _step_within_memory(state: TrainState, job: Job, batch: Batch) -> float:
+    """One step; where memory does not suffice, fewer pictures at a time, the gradient still that of the batch."""
+    while True:
+        try:
+            return step(state, job, batch)
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not isinstance(error, torch.OutOfMemoryError) and "not enough memory" not in str(error):
+                raise
+            if state.micro == 1:
+                raise errors.MachineError(
+                    "memory does not hold a step with one picture", do="Choose a smaller --set size= or network"
+                ) from error
+        state.micro = max(1, min(state.micro, len(batch.images)) // 2)
+
+
+def _validate(state: TrainState, job: Job) -> dict[str, float]:
+    """Scores on validation of the weights that would be kept; {} without validation pictures."""
+    if job.val is None or not len(job.val):
+        return {}
+    with _averaged(state):
+        found = logits(state.network, job.val, job.preprocessing, job.plan)
+    targets = job.val.targets()
+    soft = losses.soft_targets(targets, job.classes)
+    matrix = metrics.confusion(targets.numpy(), found.argmax(1).numpy(), job.classes)
+    return {
+        "loss": float(losses.loss(job.recipe.learn.loss)(found, soft).mean()),
+        "accuracy": float(matrix.trace() / matrix.sum()),
+        "macro F1": metrics.macro_f1(matrix),
+    }
+
+
+@contextmanager
+def _averaged(state: TrainState) -> Iterator[None]:
+    """The network with its averaged weights, where there are some, and afterwards with those that it had."""
+    if state.average is None:
+        yield
+        return
+    learnt = {name: value.detach().clone() for name, value in state.network.state_dict().items()}
+    state.network.load_state_dict(state.average.values)
+    yield
+    state.network.load_state_dict(learnt)
+
+
+def _best_epoch(history: list[dict[str, float]], metric: str) -> int:
+    """The first epoch, from 0, with the best score; the last one where nothing was scored."""
+    if not history or metric not in history[-1]:
+        return len(history) - 1
+    better = operator.lt if metric == "loss" else operator.gt
+    best = 0
+    for epoch, scores in enumerate(history):
+        if better(scores[metric], history[best][metric]):
+            best = epoch
+    return best
+
+
+def _is_best(history: list[dict[str, float]], metric: str) -> bool:
+    return _best_epoch(history, metric) == len(history) - 1
+
+
+def _patience_over(state: TrainState, job: Job) -> bool:
+    learn = job.recipe.learn
+    return bool(learn.patience) and len(state.history) - 1 - _best_epoch(state.history, learn.metric) >= learn.patience
