@@ -16,6 +16,7 @@ import sys
 import tarfile
 import threading
 import time
+import tracemalloc
 import zipfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -389,8 +390,12 @@ def test_a_bomb_is_never_unpacked_beyond_the_limit(tmp_path, monkeypatch) -> Non
         archive.writestr("cat/1.jpg", JPEG + bytes(5_000_000))
         archive.writestr("dog/1.jpg", JPEG)
     data = sources.read(path)
+    tracemalloc.start()
     with pytest.raises(PictureError, match="too large") as caught:
         data.store.read("cat/1.jpg")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1_000_000  # of 5,000,000 packed into 5,000
     assert caught.value.code == "too-many-bytes"
     large = folder(tmp_path / "set", ["cat/1.jpg"])
     (large / "cat/1.jpg").write_bytes(bytes(1001))

@@ -40,7 +40,7 @@ def save(clf: Classifier, folder: Path) -> None:
     tensors = {name: value.detach().cpu().contiguous() for name, value in clf.network.state_dict().items()}
     files = {WEIGHTS: safetensors.torch.save(tensors), CARD: card(clf).encode()}
     description = {**_describe(clf), "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}}
-    files[DESCRIPTION] = (json.dumps(description, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
+    files[DESCRIPTION] = (json.dumps(description, indent=1, ensure_ascii=False) + "\n").encode()
     with errors.writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))

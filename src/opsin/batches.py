@@ -7,11 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from . import augmentation
 from .cache import Pixels
 from .recipe import AugmentChoice
+
+SLICE = 512  # pictures augmented at a time
 
 
 @dataclass(frozen=True)
@@ -52,9 +55,12 @@ class Batches:
         targets = self.pixels.targets()
 
         def make(rows: np.ndarray) -> Batch:
-            images = self.pixels.take(rows)
-            moved = augmentation.apply(images, draws.of(rows), size=self.size, border=self.augment.border)
-            return Batch(moved, targets[rows], rows)
+            # In slices: full-batch gradient descent takes the whole set at once, and floats need four times its memory.
+            moved = [
+                augmentation.apply(self.pixels.take(some), draws.of(some), size=self.size, border=self.augment.border)
+                for some in np.split(rows, range(SLICE, len(rows), SLICE))
+            ]
+            return Batch(torch.cat(moved), targets[rows], rows)
 
         with ThreadPoolExecutor(1) as pool:
             ahead = [pool.submit(make, rows) for rows in parts[:1]]

@@ -37,15 +37,15 @@ def extract(network: nn.Module, pixels: Pixels, road: Preprocessing, plan: Plan)
 
 
 def fit_head(
-    vectors: np.ndarray, targets: np.ndarray, classes: int, *, strength: float = 1.0
+    vectors: np.ndarray, targets: np.ndarray, classes: int, *, strength: float = 0.01
 ) -> tuple[np.ndarray, np.ndarray]:
     """Regularised logistic regression on standardised vectors, as the weights of a linear layer.
 
     Args:
         vectors: float32 `(N, D)`.
-        targets: int `(N,)`; classes without a record get a weight of zero and a low bias.
+        targets: int `(N,)`; a class without a record gets no weight and a low bias.
         classes: K.
-        strength: scikit-learn's C for vectors scaled to unit length on average.
+        strength: scikit-learn's C, the inverse of the regularisation.
 
     Returns:
         float32 weight `(K, D)` and bias `(K,)` that act on vectors as they are, not standardised.
@@ -53,18 +53,14 @@ def fit_head(
     from sklearn.linear_model import LogisticRegression
 
     mean, std = vectors.mean(0), vectors.std(0) + 1e-6
-    scale = std * np.sqrt(vectors.shape[1])
-    fitted = LogisticRegression(C=strength * vectors.shape[1] / 100, max_iter=1000)
+    fitted = LogisticRegression(C=strength, max_iter=1000)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a head that has not quite converged is a fine place to start from
-        fitted.fit((vectors - mean) / scale, targets)
-    coefficients, intercept = fitted.coef_, fitted.intercept_
-    if len(fitted.classes_) == 2:  # scikit-learn keeps one row for two classes
-        coefficients, intercept = (
-            np.stack([-coefficients[0], coefficients[0]]) / 2,
-            np.stack([-intercept[0], intercept[0]]) / 2,
-        )
-    weight, bias = np.zeros((classes, vectors.shape[1])), np.full(classes, intercept.min() - 10.0)
-    weight[fitted.classes_] = coefficients / scale
-    bias[fitted.classes_] = intercept - (coefficients / scale) @ mean
+        fitted.fit((vectors - mean) / std, targets)
+    slopes, intercepts = fitted.coef_, fitted.intercept_
+    if len(slopes) == 1:  # scikit-learn keeps one row for two classes
+        slopes, intercepts = np.concatenate([-slopes, slopes]) / 2, np.concatenate([-intercepts, intercepts]) / 2
+    slopes = slopes / std
+    weight, bias = np.zeros((classes, vectors.shape[1])), np.full(classes, intercepts.min() - 10.0)
+    weight[fitted.classes_], bias[fitted.classes_] = slopes, intercepts - slopes @ mean
     return weight.astype(np.float32), bias.astype(np.float32)

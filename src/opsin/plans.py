@@ -34,9 +34,7 @@ class Plan:
 
     def __str__(self) -> str:
         layout = "channels last" if self.channels_last else "channels first"
-        return f"torch {self.precision}, {layout}, {self.device}" + (
-            f", {self.threads} threads" if self.device == "cpu" else ""
-        )
+        return f"{self.device} {self.precision} {layout}"
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

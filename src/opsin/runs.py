@@ -154,19 +154,22 @@ def _write_json(file: Path, content: object) -> None:
         temporary.replace(file)
 
 
-def reopen(folder: Path) -> tuple[Dataset, Recipe]:
+def reopen(folder: Path, data: Dataset | None = None) -> tuple[Dataset, Recipe]:
     """The data, split as it was, and the recipe of a run that is to go on.
+
+    Args:
+        folder: the run's.
+        data: the run's data; read from where it came by default.
 
     Raises:
         CallError: when there is no run.
         DataError: when the data is no longer what it was.
     """
     known = _read_data(folder)
-    if not known["source"]:
-        raise errors.CallError(
-            f"{folder} was made from Python", do="Resume it there: opsin.events(data, resume=folder)"
-        )
-    data = sources.read(known["source"], group=known["group"])
+    if data is None:
+        if not known["source"]:
+            raise errors.CallError(f"{folder} was made from Python", do="Resume it there: opsin.train(data, resume=…)")
+        data = sources.read(known["source"], group=known["group"])
     return _as_before(data, known, folder), recipes.read(folder / "recipe.toml")
 
 
@@ -188,12 +191,13 @@ def _as_before(data: Dataset, known: dict[str, Any], folder: Path) -> Dataset:
     return splits.read(data, folder / "split.csv")
 
 
-def events(
+def work(
     folder: Path, data: Dataset, recipe: Recipe, *, network: nn.Module | None = None, how: Execution = MEASURED
 ) -> Iterator[Event]:
     """Work on the run in `folder`, from its last checkpoint where it has one, until its model is saved and scored.
 
-    Stop by breaking off: the state is saved on the way out.
+    Every event but `progress` is written to the run's events.jsonl as well. Stop by breaking off: the state is saved
+    on the way out.
 
     Args:
         folder, data, recipe: as `create` or `reopen` gave them; `data` split.
@@ -202,9 +206,18 @@ def events(
 
     Raises:
         DataError: when no picture is left to train on.
-        CallError: for choices that do not fit the data, and a loss that is not finite.
+        CallError: for a run that is finished, choices that do not fit the data, and a loss that is not finite.
         MachineError: memory, disk, an unreachable hub.
     """
+    if (folder / "model" / artefact.DESCRIPTION).is_file():
+        raise errors.CallError(f"{folder} is finished", do="Its model is ready: opsin predict, opsin evaluate")
+    for event in _stages(folder, data, recipe, network, how):
+        if event.kind != "progress":
+            _record(folder / "events.jsonl", event)
+        yield event
+
+
+def _stages(folder: Path, data: Dataset, recipe: Recipe, network: nn.Module | None, how: Execution) -> Iterator[Event]:
     recipe, road, notes = _resolved(recipe, data)
     yield from map(_note, (*data.notes, *notes))
     data, pixels, enlarged = yield from _decode(data, recipe, road)
@@ -235,32 +248,52 @@ def finish(folder: Path, *, network: nn.Module | None = None) -> Run:
     return Run(folder, clf, {split: metrics.from_dict(scores) for split, scores in clf.facts["scores"].items()})
 
 
-def train(
+def events(
     data: Dataset,
     recipe: str | Recipe = "finetune",
     *,
     out: str | Path = "",
+    resume: str | Path = "",
     network: nn.Module | None = None,
     how: Execution = MEASURED,
-) -> Run:
-    """Recipe in, Classifier out: split where there is no split, train, save, load anew, score the test once.
+) -> Iterator[Event]:
+    """A run seen from inside: split where there is no split, train, save, load anew, score the test once.
 
     Args:
         data: what `opsin.read` gave.
         recipe: a Recipe, the name of a preset, or a TOML file.
         out: the run's folder; `runs/<name>-<number>` by default.
+        resume: the folder of a run on the same data that is to go on; `recipe` and `out` are not looked at.
         network: a module of your own, `(B, 3, S, S)` → `(B, K)`, instead of the recipe's.
         how: what to force of the plan.
 
     Raises:
-        CallError, DataError, MachineError: as `create` and `events` say.
+        CallError, DataError, MachineError: as `create`, `reopen` and `work` say.
     """
-    chosen = recipe if isinstance(recipe, Recipe) else recipes.read(recipe)
-    folder = create(data, chosen, out=out)
-    divided = splits.read(data, folder / "split.csv")
-    for event in events(folder, divided, chosen, network=network, how=how):
-        record(folder, event)
+    folder = Path(resume) if resume else create(data, _recipe(recipe), out=out)
+    divided, chosen = reopen(folder, data)
+    return work(folder, divided, chosen, network=network, how=how)
+
+
+def train(
+    data: Dataset,
+    recipe: str | Recipe = "finetune",
+    *,
+    out: str | Path = "",
+    resume: str | Path = "",
+    network: nn.Module | None = None,
+    how: Execution = MEASURED,
+) -> Run:
+    """Recipe in, Classifier out: `events` until they end. Takes and raises what `events` does."""
+    folder = Path(resume) if resume else create(data, _recipe(recipe), out=out)
+    divided, chosen = reopen(folder, data)
+    for _ in work(folder, divided, chosen, network=network, how=how):
+        pass
     return finish(folder, network=copy.deepcopy(network) if network is not None else None)
+
+
+def _recipe(recipe: str | Recipe) -> Recipe:
+    return recipe if isinstance(recipe, Recipe) else recipes.read(recipe)
 
 
 def find(name: str | Path, parent: str | Path = "runs") -> Path:
@@ -364,12 +397,9 @@ def _part(clf: Classifier, data: Dataset, part: str | None) -> tuple[str, Datase
     return name, chosen
 
 
-def record(folder: Path, event: Event) -> None:
-    """Append an event to the run's events.jsonl; progress is for eyes only."""
-    if event.kind == "progress":
-        return
-    with errors.writing(folder / "events.jsonl"), (folder / "events.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(dataclasses.asdict(event), ensure_ascii=False) + "\n")
+def _record(file: Path, event: Event) -> None:
+    with errors.writing(file), file.open("a", encoding="utf-8", errors="surrogateescape") as opened:
+        opened.write(json.dumps(dataclasses.asdict(event), ensure_ascii=False) + "\n")
 
 
 def _forget_after(file: Path, step: int) -> None:
@@ -482,9 +512,9 @@ def _planned(folder: Path, network: nn.Module, job: Job, how: Execution) -> Gene
     if plan is None:
         plan, seconds = plans.choose(training.rehearsals(network, job, offered))
         plans.remember(memory, work, plan)
-        yield _note("a step took " + "; ".join(f"{s:.3f} s with {p}" for p, s in seconds.items()))
+        yield _note("measured, a step: " + " · ".join(f"{s:.3f} s {p}" for p, s in seconds.items()))
     _write_json(file, plan.to_dict())
-    yield _note(f"plan: {plan}")
+    yield _note(f"plan: {plan}, {plan.threads} threads" if plan.device == "cpu" else f"plan: {plan}")
     return dataclasses.replace(job, plan=plan)
 
 
@@ -549,7 +579,7 @@ def _scored(folder: Path, clf: Classifier, pixels: Pixels, recipe: Recipe) -> It
             scored = evaluation.score(loaded, found, expected, clf.facts["largest class"])
             scores[split] = metrics.to_dict(scored)
     final = dataclasses.replace(loaded, facts={**clf.facts, "scores": scores})
-    artefact.save(final, folder / "model")
-    shutil.rmtree(candidate, ignore_errors=True)
     _write_json(folder / "scores.json", scores)
+    artefact.save(final, folder / "model")  # the last thing: a run with a model is finished
+    shutil.rmtree(candidate, ignore_errors=True)
     yield Event("scores", recipe.learn.epochs, 0, {split: value["overall"] for split, value in scores.items()})

@@ -30,7 +30,7 @@ def command(out: str, as_json: bool) -> None:
     The textbook network learns scikit-learn's 1,797 handwritten digits from nothing; then EfficientNet-Lite0, whose
     weights came with the installation, names what is on photographs.
     """
-    from ... import classifier, recipe, runs, sources, splits
+    from ... import classifier, recipe, runs, sources
     from . import render
 
     quiet = render.console(stderr=as_json)
@@ -38,8 +38,9 @@ def command(out: str, as_json: bool) -> None:
     data = sources.read("digits")
     chosen = recipe.modern().set(network="textbook", size=32, lr=0.05, batch=64)
     folder = runs.create(data, chosen, source="digits", out=out)
-    render.introduce(quiet, splits.read(data, folder / "split.csv"), chosen, folder)
-    run = render.run(quiet, folder, splits.read(data, folder / "split.csv"), chosen)
+    divided, chosen = runs.reopen(folder, data)
+    render.introduce(quiet, divided, chosen, folder)
+    run = render.run(quiet, folder, divided, chosen)
     quiet.print()
     render.scores(quiet, "test", run.scores["test"])
     quiet.print(f"\nall of it is in {folder}: {', '.join(sorted(file.name for file in folder.iterdir()))}")

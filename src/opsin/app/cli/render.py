@@ -141,8 +141,7 @@ def run(out: Console, folder: Path, data: Dataset, recipe: Recipe, how: runs.Exe
         Interrupted: when the user stops it.
     """
     with interruptible() as stop, Watch(out) as watch:
-        for event in runs.events(folder, data, recipe, how=how):
-            runs.record(folder, event)
+        for event in runs.work(folder, data, recipe, how=how):
             watch.show(event)
             if stop.asked:
                 break

@@ -43,7 +43,7 @@ def command(
     datasets). Without a split 70/15/15 are drawn, stratified.
     """
     from ... import recipe as recipes
-    from ... import runs, sources, splits
+    from ... import runs, sources
     from . import render
 
     quiet = render.console(stderr=as_json)
@@ -66,7 +66,7 @@ def command(
             out=out,
             split=split,
         )
-        read = splits.read(found, folder / "split.csv")
+        read, chosen = runs.reopen(folder, found)
     render.introduce(quiet, read, chosen, folder)
     run = render.run(quiet, folder, read, chosen, how)
     if as_json:
