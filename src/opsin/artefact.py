@@ -38,9 +38,9 @@ def save(clf: Classifier, folder: Path) -> None:
     if folder.exists() and not (folder / DESCRIPTION).is_file():
         raise errors.CallError("model folder", expected="a new folder or a model to replace", received=folder)
     tensors = {name: value.detach().cpu().contiguous() for name, value in clf.network.state_dict().items()}
-    files = {WEIGHTS: safetensors.torch.save(tensors), CARD: card(clf).encode()}
-    description = {**_describe(clf), "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}}
-    files[DESCRIPTION] = (json.dumps(description, indent=1, ensure_ascii=False) + "\n").encode()
+    files = {WEIGHTS: safetensors.torch.save(tensors), CARD: _bytes(card(clf))}
+    digests = {name: _digest(data) for name, data in files.items()}
+    files[DESCRIPTION] = _signed({**_describe(clf), "files": digests})
     with errors.writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
@@ -54,14 +54,40 @@ def save(clf: Classifier, folder: Path) -> None:
 
 
 def _swap(new: Path, folder: Path) -> None:
-    """Put `new` in the place of `folder`; the old one goes only when the new one stands."""
+    """Put `new` in the place of `folder`; the old one goes when the new one stands, and comes back if it cannot."""
     if not folder.exists():
         new.replace(folder)
         return
     old = new.with_name(new.name + "-old")
     folder.replace(old)
-    new.replace(folder)
+    try:
+        new.replace(folder)
+    except BaseException:
+        old.replace(folder)
+        raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")  # a class may be named after a folder whose name is no UTF-8
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _signed(description: dict[str, Any]) -> bytes:
+    """The description as JSON with its own digest, which is that of the same bytes with the digest left out."""
+    text = _bytes(json.dumps({**description, "digest": ""}, indent=1, ensure_ascii=False) + "\n")
+    return text.replace(_UNSIGNED, _UNSIGNED[:-1] + _digest(text).encode() + b'"')
+
+
+_UNSIGNED = b'\n "digest": ""'  # only the file's own level is indented by one
+
+
+def _is_intact(data: bytes, digest: object) -> bool:
+    signed = _UNSIGNED[:-1] + str(digest).encode() + b'"'
+    return data.count(signed) == 1 and _digest(data.replace(signed, _UNSIGNED)) == digest
 
 
 def _write(file: Path, data: bytes) -> None:
@@ -117,7 +143,8 @@ def load(folder: str | Path, *, network: nn.Module | None = None) -> Classifier:
 
 def _read_description(folder: Path) -> dict[str, Any]:
     try:
-        described = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        data = (folder / DESCRIPTION).read_bytes()
+        described = json.loads(data.decode("utf-8", "surrogateescape"))
         version, names = described["format"], set(described["files"])
     except OSError:
         raise errors.ModelError(f"{folder} is not a model", expected=f"a folder with {DESCRIPTION}") from None
@@ -131,10 +158,12 @@ def _read_description(folder: Path) -> dict[str, Any]:
         )
     if names != {WEIGHTS, CARD} or _missing(described):
         raise errors.ModelError(f"{folder / DESCRIPTION} is damaged", expected=_KEYS, received=sorted(described))
+    if not _is_intact(data, described["digest"]):
+        raise _changed(folder / DESCRIPTION)
     return described  # type: ignore[no-any-return]
 
 
-_KEYS = ("network", "preprocessing", "classes", "task", "temperature", "thresholds", "facts", "files")
+_KEYS = ("network", "preprocessing", "classes", "task", "temperature", "thresholds", "facts", "files", "digest")
 
 
 def _missing(described: dict[str, Any]) -> list[str]:
@@ -146,14 +175,17 @@ def _checked(file: Path, digest: str) -> bytes:
         data = file.read_bytes()
     except OSError as error:
         raise errors.ModelError(f"{file} cannot be read", received=error.strerror or str(error)) from error
-    if hashlib.sha256(data).hexdigest() != digest:
-        raise errors.ModelError(
-            f"{file} has changed since it was saved",
-            expected=f"sha256 {digest[:12]}…",
-            received=f"{hashlib.sha256(data).hexdigest()[:12]}…",
-            do="Copy the model again, or train it again",
-        )
+    if _digest(data) != digest:
+        raise _changed(file)
     return data
+
+
+def _changed(file: Path) -> errors.ModelError:
+    return errors.ModelError(
+        f"{file} has changed since it was saved",
+        expected="the bytes whose digest it was saved with",
+        do="Copy the model again, or train it again",
+    )
 
 
 def _built(spec: NetworkSpec | None, folder: Path) -> nn.Module:

@@ -7,10 +7,12 @@ bounds, its choices (a `Literal`), its default and its explanation stand there a
 from __future__ import annotations
 
 import dataclasses
+import math
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from operator import attrgetter
 from typing import Any, Literal, TypeVar
 
 from annotated_types import BaseMetadata, DocInfo, GroupedMetadata
@@ -45,12 +47,16 @@ def _bounds(metadata: tuple[Any, ...]) -> str:
     for item in metadata:
         flat.extend(item if isinstance(item, GroupedMetadata) else [item])
     return ", ".join(
-        f"{sign} {getattr(item, word):g}"
+        f"{sign} {_number(getattr(item, word))}"
         for item in flat
         if isinstance(item, BaseMetadata)
         for word, sign in _SIGNS.items()
         if hasattr(item, word)
     )
+
+
+def _number(bound: float) -> str:
+    return str(bound) if isinstance(bound, int) else f"{bound:g}"
 
 
 def _parameter(name: str, hint: Any, default: Any) -> Parameter:
@@ -131,13 +137,15 @@ def validate(cls: type[T], tree: Mapping[str, Any]) -> T:
 
     _refuse_unknown(cls, tree)
     try:
-        return TypeAdapter(cls).validate_python(tree)
+        made = TypeAdapter(cls).validate_python(tree)
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
         raise CallError(
             f"setting {name}", expected=first["msg"].removeprefix("Input should be "), received=repr(first["input"])
         ) from None
+    _refuse_infinite(cls, made)
+    return made
 
 
 def _refuse_unknown(cls: Any, tree: Mapping[str, Any], section: str = "") -> None:
@@ -148,3 +156,11 @@ def _refuse_unknown(cls: Any, tree: Mapping[str, Any], section: str = "") -> Non
         section_class: Any = defaults[name]
         if isinstance(value, Mapping) and dataclasses.is_dataclass(section_class):
             _refuse_unknown(section_class, value, name)
+
+
+def _refuse_infinite(cls: type, value: Any) -> None:
+    """A one-sided bound lets infinity through."""
+    for parameter in parameters(cls):
+        number = attrgetter(parameter.name)(value)
+        if parameter.type is float and math.isinf(number):
+            raise CallError(f"setting {parameter.name}", expected="a finite number", received=repr(number))

@@ -9,6 +9,7 @@ draw the picture's shape into its pixels, where a network can learn it as a shor
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -51,12 +52,28 @@ def from_dict(values: dict[str, Any]) -> Preprocessing:
     """The Preprocessing that `to_dict` wrote.
 
     Raises:
-        ModelError: for unknown or missing values.
+        ModelError: for unknown or missing values, and for those that no Preprocessing can have.
     """
     try:
-        return Preprocessing(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+        made = Preprocessing(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+        sound = _is_sound(made)
     except (TypeError, KeyError) as error:
         raise ModelError("preprocessing", expected="what opsin wrote", received=str(error)) from error
+    if not sound:
+        raise ModelError("preprocessing", expected="what opsin wrote", received=values)
+    return made
+
+
+def _is_sound(preprocessing: Preprocessing) -> bool:
+    return (
+        type(preprocessing.size) is int
+        and preprocessing.size > 0
+        and preprocessing.fit in ("squash", "letterbox", "crop")
+        and preprocessing.interpolation in ("bilinear", "bicubic")
+        and len(preprocessing.mean) == len(preprocessing.std) == 3
+        and all(math.isfinite(m) and s > 0 for m, s in zip(preprocessing.mean, preprocessing.std))
+        and 0 < preprocessing.crop_fraction <= 1
+    )
 
 
 def prepare(preprocessing: Preprocessing, picture: np.ndarray) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from . import errors
@@ -14,13 +14,14 @@ from .vocabulary import Prediction
 
 def to_json(prediction: Prediction) -> str:
     """One line of JSON: `path`, then `label` and `probabilities` by class, or `error` with its `code` and `reason`."""
-    answer: dict[str, object] = {"path": prediction.key.encode(errors="surrogateescape").decode(errors="replace")}
+    answer: dict[str, object] = {"path": prediction.key}
     if prediction.error:
         answer["error"] = {"code": prediction.error.code, "reason": prediction.error.reason}
     else:
         answer["label"] = prediction.label
         answer["probabilities"] = dict(zip(prediction.classes, prediction.probabilities or ()))
-    return json.dumps(answer, ensure_ascii=False)
+    # Names whose bytes are no UTF-8 lose those bytes here: a line of JSON must be printable.
+    return json.dumps(answer, ensure_ascii=False).encode(errors="surrogateescape").decode(errors="replace")
 
 
 @contextmanager
@@ -37,11 +38,23 @@ def predictions_csv(file: Path | None, classes: Sequence[str]) -> Iterator[Calla
         return
     part = file.with_name(file.name + ".part")
     with errors.writing(file):
-        with part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as opened:
-            rows = csv.writer(opened)
-            rows.writerow(["path", "label", "probability", "error", "reason", *(cell(name) for name in classes)])
-            yield lambda prediction: rows.writerow(_row(prediction))
-        part.replace(file)
+        opened = part.open("w", newline="", encoding="utf-8", errors="surrogateescape")
+    try:
+        rows = csv.writer(opened)
+
+        def write(row: list[str]) -> None:
+            with errors.writing(file):
+                rows.writerow(row)
+
+        write(["path", "label", "probability", "error", "reason", *(cell(name) for name in classes)])
+        yield lambda prediction: write(_row(prediction))
+        with errors.writing(file):
+            opened.close()
+            part.replace(file)
+    finally:
+        with suppress(OSError):
+            opened.close()
+        part.unlink(missing_ok=True)
 
 
 def _row(prediction: Prediction) -> list[str]:

@@ -21,6 +21,7 @@ import shutil
 import statistics
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -147,10 +148,14 @@ def _write_data(folder: Path, data: Dataset, source: str, group: str) -> None:
 
 
 def _write_json(file: Path, content: object) -> None:
+    _write_text(file, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def _write_text(file: Path, text: str) -> None:
+    """Write `file` whole or not at all; names whose bytes are no UTF-8 are written as those bytes."""
     with errors.writing(file):
         temporary = file.with_suffix(".part")
-        text = json.dumps(content, indent=1, ensure_ascii=False)
-        temporary.write_text(text + "\n", encoding="utf-8", errors="surrogateescape")
+        temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
         temporary.replace(file)
 
 
@@ -188,7 +193,7 @@ def _as_before(data: Dataset, known: dict[str, Any], folder: Path) -> Dataset:
             received=f"{data.fingerprint[:12]}…",
             do="Put the data back as it was, or start a new run",
         )
-    return splits.read(data, folder / "split.csv")
+    return dataclasses.replace(splits.read(data, folder / "split.csv"), notes=tuple(known["notes"]))
 
 
 def work(
@@ -211,13 +216,18 @@ def work(
     """
     if (folder / "model" / artefact.DESCRIPTION).is_file():
         raise errors.CallError(f"{folder} is finished", do="Its model is ready: opsin predict, opsin evaluate")
-    for event in _stages(folder, data, recipe, network, how):
-        if event.kind != "progress":
-            _record(folder / "events.jsonl", event)
-        yield event
+    # Closed here and not by the garbage collector, which would swallow the error of a state that cannot be saved.
+    with closing(_stages(folder, data, recipe, network, how)) as stages:
+        for event in stages:
+            if event.kind != "progress":
+                _record(folder / "events.jsonl", event)
+            yield event
 
 
-def _stages(folder: Path, data: Dataset, recipe: Recipe, network: nn.Module | None, how: Execution) -> Iterator[Event]:
+def _stages(
+    folder: Path, data: Dataset, recipe: Recipe, network: nn.Module | None, how: Execution
+) -> Generator[Event, None, None]:
+    split = splits.fingerprint(data)  # of all records: whoever divides the data again cannot know which are refused
     recipe, road, notes = _resolved(recipe, data)
     yield from map(_note, (*data.notes, *notes))
     data, pixels, enlarged = yield from _decode(data, recipe, road)
@@ -228,12 +238,13 @@ def _stages(folder: Path, data: Dataset, recipe: Recipe, network: nn.Module | No
     job = yield from _planned(folder, built, _job(recipe, pixels, enlarged, road), how)
     yield from _first_weights(built, pixels.part(_in("train")), job)
     state = training.start(built, job)
-    if training.load(state, folder / "checkpoint"):
-        _forget_after(folder / "events.jsonl", state.step)
+    found = training.load(state, folder / "checkpoint")
+    _forget_after(folder / "events.jsonl", state.step)
+    if found:
         yield _note(f"going on from epoch {state.epoch}, step {state.step}")
     yield from _trained(state, job, folder)
     state.network.load_state_dict(state.best or state.weights())
-    facts = _facts(recipe, data, origin)
+    facts = _facts(recipe, data, split, origin)
     clf = Classifier(state.network.cpu().float(), spec, road, data.classes, facts=facts)
     yield from _scored(folder, clf, pixels, recipe)
 
@@ -320,7 +331,7 @@ def listed(parent: str | Path = "runs") -> dict[str, str]:
         scores = file.with_name("scores.json")
         text = "not finished"
         if scores.is_file():
-            by_split = json.loads(scores.read_text(encoding="utf-8"))
+            by_split = json.loads(scores.read_text(encoding="utf-8", errors="surrogateescape"))
             text = "   ".join(
                 f"{split} accuracy {value['overall']['accuracy']['value']:.4f} (n {value['n']:,})"
                 for split, value in by_split.items()
@@ -405,9 +416,15 @@ def _record(file: Path, event: Event) -> None:
 def _forget_after(file: Path, step: int) -> None:
     """Drop what a killed run told of steps that its last checkpoint does not hold; they are about to be told again."""
     if file.exists():
-        lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-        file.write_text("".join(kept), encoding="utf-8")
+        lines = file.read_text(encoding="utf-8", errors="surrogateescape").split("\n")
+        _write_text(file, "".join(line + "\n" for line in lines if _told_until(line, step)))
+
+
+def _told_until(line: str, step: int) -> bool:
+    try:
+        return bool(json.loads(line)["step"] <= step)
+    except ValueError:  # torn by the kill, or the empty rest after the last line
+        return False
 
 
 def _in(split: Split) -> Callable[[Record], bool]:
@@ -468,10 +485,7 @@ def _decode(
 
 def _keep(folder: Path, recipe: Recipe, data: Dataset) -> None:
     """Write down what was decided on the way: the resolved recipe, and what was refused."""
-    with errors.writing(folder / "recipe.toml"):
-        temporary = folder / "recipe.part"
-        temporary.write_text(recipe.to_toml(), encoding="utf-8")
-        temporary.replace(folder / "recipe.toml")
+    _write_text(folder / "recipe.toml", recipe.to_toml())
     known = _read_data(folder)
     _write_data(folder, data, known["source"], known["group"])
 
@@ -480,7 +494,10 @@ def _network(
     recipe: Recipe, classes: int, own: nn.Module | None
 ) -> tuple[models.NetworkSpec | None, nn.Module, weights.Pretrained | None]:
     if own is not None:
-        return None, own, None
+        described = models.NetworkSpec(type(own).__name__, classes, recipe.pixels.size)
+        with models.refusals(described):
+            # A copy: the user's module stays as it is, so the same call gives the same model.
+            return None, models.tried(copy.deepcopy(own), described), None
     model = recipe.model
     spec = models.spec_for(model.network, classes, recipe.pixels.size, model.pool, model.pretrained)
     if model.pretrained:
@@ -550,12 +567,12 @@ def _trained(state: TrainState, job: Job, folder: Path) -> Iterator[Event]:
         raise
 
 
-def _facts(recipe: Recipe, data: Dataset, origin: weights.Pretrained | None) -> dict[str, Any]:
+def _facts(recipe: Recipe, data: Dataset, split: str, origin: weights.Pretrained | None) -> dict[str, Any]:
     return {
         "name": data.name,
         "recipe": recipe.to_dict(),
         "fingerprint": data.fingerprint,
-        "split": splits.fingerprint(data),
+        "split": split,
         "largest class": max(data.train.counts().items(), key=lambda pair: pair[1])[0],
         "records": {split: len(data.part(split)) for split in SPLITS},
         "refused": len(data.refused),

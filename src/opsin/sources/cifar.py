@@ -178,17 +178,12 @@ def _encode(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
-def _dtype(code: str, align: int = 0, copy: int = 0) -> np.dtype[Any]:
-    """Batches of 2009 say 0 and 1 where numpy 2.4 wants booleans."""
-    return np.dtype(code, align=bool(align), copy=bool(copy))
-
-
 _RECONSTRUCT = np.empty(0).__reduce__()[0]
 _ADMITTED: dict[tuple[str, str], Any] = {
     ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
     ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
     ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): _dtype,
+    ("numpy", "dtype"): np.dtype,
     ("_codecs", "encode"): _encode,
 }
 

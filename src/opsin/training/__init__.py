@@ -167,8 +167,9 @@ def _step_within_memory(state: TrainState, job: Job, batch: Batch) -> float:
     while True:
         try:
             return step(state, job, batch)
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            if not isinstance(error, torch.OutOfMemoryError) and "not enough memory" not in str(error):
+        except RuntimeError as error:
+            # On a CPU it is a plain RuntimeError: "can't allocate memory: you tried to allocate …" (alloc_cpu.cpp).
+            if not isinstance(error, torch.OutOfMemoryError) and "tried to allocate" not in str(error):
                 raise
             if state.micro == 1:
                 raise errors.MachineError(

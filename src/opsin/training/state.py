@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,20 +65,29 @@ def save(state: TrainState, folder: Path) -> Path:
     plain: dict[str, Any] = {name: getattr(state, name) for name in _PLAIN}
     plain["averaged"] = state.average.updates if state.average else None
     file = folder / f"{state.step:09d}.safetensors"
-    temporary = file.with_suffix(".part")
+    # A folder, because safetensors writes a file of a random name first, which a kill leaves behind.
+    unfinished = folder / "unfinished"
     with errors.writing(file):
-        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
         try:
-            save_file(_tensors(state), temporary, metadata={"state": json.dumps(plain)})
-            with temporary.open("rb+") as written:
-                os.fsync(written.fileno())
-            temporary.replace(file)
-        except (OSError, SafetensorError) as error:
-            temporary.unlink(missing_ok=True)
-            raise error if isinstance(error, OSError) else OSError(str(error)) from error
+            _write(unfinished / file.name, _tensors(state), plain)
+            (unfinished / file.name).replace(file)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
     for old in sorted(folder.glob("*.safetensors"))[:-KEPT]:
         old.unlink(missing_ok=True)
     return file
+
+
+def _write(file: Path, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
+    try:
+        save_file(tensors, file, metadata={"state": json.dumps(plain)})
+    except SafetensorError as error:  # the operating system's refusal stands in its text: "… (os error 28)"
+        code = re.search(r"os error (\d+)", str(error))
+        raise OSError(int(code[1]) if code else None, str(error)) from error
+    with file.open("rb+") as written:
+        os.fsync(written.fileno())
 
 
 def load(state: TrainState, folder: Path) -> bool:
@@ -90,7 +101,7 @@ def load(state: TrainState, folder: Path) -> bool:
             with safe_open(file, "pt") as opened:
                 tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
                 plain = json.loads(opened.metadata()["state"])
-        except (OSError, SafetensorError, KeyError, ValueError):
+        except (OSError, SafetensorError, KeyError, ValueError, TypeError):
             continue
         _fill(state, tensors, plain, file)
         return True
