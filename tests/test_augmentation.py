@@ -25,7 +25,7 @@ def photographs() -> torch.Tensor:
     """uint8 (8, 3, 32, 32): pieces of a photograph."""
     with Image.open(str(files("sklearn.datasets.images") / "china.jpg")) as image:
         picture = np.array(image)
-    parts = [picture[50 * i : 50 * i + SIZE, 70 * i : 70 * i + SIZE] for i in range(8)]
+    parts = [picture[y : y + SIZE, 2 * y : 2 * y + SIZE] for y in range(120, 280, 20)]
     return torch.from_numpy(np.stack(parts).transpose(0, 3, 1, 2).copy())
 
 
@@ -177,7 +177,7 @@ def test_a_turn_is_scipys(photographs: torch.Tensor, angle: float, border: str, 
     y, x = np.mgrid[:SIZE, :SIZE] - (SIZE - 1) / 2
     inside = np.hypot(y, x) < SIZE / 2 - 1
     assert np.abs(made - wanted)[:, inside].max() <= 0.51
-    assert np.abs(given - wanted)[:, inside].max() > 20
+    assert np.abs(given - wanted)[:, inside].max() > 5
 
 
 @pytest.mark.parametrize("flips", [(1, 1), (-1, 1), (1, -1), (-1, -1)])
@@ -314,12 +314,13 @@ LETTERS = ["A", "b", "C"]
         (["arrow", "turn_RIGHT"], "'turn_RIGHT' names a side", ""),
         (["hand-left", "foot"], "'hand-left' names a side", ""),
         (["turnLeft", "turnRight"], "'turnLeft' names a side", ""),
+        (["LEFT", "none"], "'LEFT' names a side", ""),
         (["links", "rechts"], "'links' names a side", ""),
         (["up", "down"], "", "'up' names a side"),
         (["arrow up", "other"], "", "'arrow up' names a side"),
         (["upper-lid", "x ray"], "", "'upper-lid' names a side"),
         (["cleft", "bright"], "", ""),
-        (["cup", "laptop", "downtown"], "", ""),
+        (["cup", "laptop", "downtown", "Topaz", "Rightmove"], "", ""),
         (["cat", "7"], "", ""),
         (["A", "cat"], "", ""),
         (["cat", "dog"], "", ""),

@@ -36,11 +36,11 @@ def test_a_fitted_head_is_scikit_learns_on_standardised_vectors(classes: int, st
     logits = x @ weight.T + bias
     expected = reference.decision_function(standardised)
     if classes == 2:
-        np.testing.assert_allclose(logits[:, 1] - logits[:, 0], expected, atol=2e-3)
+        np.testing.assert_allclose(logits[:, 1] - logits[:, 0], expected, atol=1e-4)
     else:
-        np.testing.assert_allclose(logits, expected, atol=2e-3)
+        np.testing.assert_allclose(logits, expected, atol=1e-4)
     p = np.exp(logits - logits.max(1, keepdims=True))
-    np.testing.assert_allclose(p / p.sum(1, keepdims=True), reference.predict_proba(standardised), atol=1e-3)
+    np.testing.assert_allclose(p / p.sum(1, keepdims=True), reference.predict_proba(standardised), atol=1e-4)
 
 
 def test_a_class_without_a_record_is_never_the_answer() -> None:

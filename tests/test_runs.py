@@ -158,6 +158,24 @@ def test_a_run_cut_again_and_again_ends_as_the_undisturbed_one(tmp_path) -> None
     assert steps(folder) == steps(whole.folder)
 
 
+def test_the_best_epochs_weights_are_the_model(tmp_path, monkeypatch) -> None:
+    scores = [0.2, 0.9, 0.4]
+    monkeypatch.setattr(training, "_validate", lambda state, work: {"accuracy": scores[state.epoch]})
+    after_two = train(digits(), tmp_path / "two", epochs=2)
+    best, last = (train(digits(), tmp_path / keep, epochs=3, keep=keep) for keep in ("best", "last"))
+    weights = [digests(run.folder / "model")["model.safetensors"] for run in (after_two, best, last)]
+    assert weights[0] == weights[1] != weights[2]
+
+
+def test_going_on_is_told(tmp_path) -> None:
+    folder = tmp_path / "run"
+    stream = opsin.events(digits(), recipe(), out=folder, network=seeded(Net), how=HOW)
+    assert next(event for event in stream if event.step == 2)
+    stream.close()
+    texts = [event.values.get("text") for event in cut(digits(), folder, 99, resume=True)]
+    assert "going on from epoch 0, step 2" in texts
+
+
 def test_a_break_in_a_for_loop_saves_the_state(tmp_path) -> None:
     for event in opsin.events(digits(), recipe(), out=tmp_path / "run", network=seeded(Net), how=HOW):
         if event.kind == "step" and event.step == 2:

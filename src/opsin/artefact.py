@@ -1,8 +1,10 @@
-"""The folder that a Classifier is saved as. Loading executes no code from it; it holds no pickle, clock, path or host.
+"""The folder that a Classifier is saved as.
 
-model.safetensors   weights and buffers
-opsin.json          everything else, and the digests of the other files
-README.md           the model card
+    model.safetensors   weights and buffers
+    opsin.json          everything else, and the digests of the other files
+    README.md           the model card
+
+Loading executes no code from it; it holds no pickle, clock, path or host.
 """
 
 from __future__ import annotations

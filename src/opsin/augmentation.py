@@ -141,6 +141,7 @@ _SIDES = {
     "hflip": {"left", "right", "links", "rechts", "gauche", "droite"},
     "vflip": {"up", "down", "top", "bottom", "upper", "lower", "above", "below"},
 }
+_WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")  # of turn_left, turn-left, turnLeft, LEFT
 
 
 def relabelling(classes: Sequence[str], flip: str) -> str:
@@ -149,8 +150,13 @@ def relabelling(classes: Sequence[str], flip: str) -> str:
         return "the classes are digits"
     if all(len(name.strip()) == 1 and name.strip().isalpha() for name in classes):
         return "the classes are letters"
-    sided = [name for name in classes if _SIDES[flip] & set(re.split(r"[^a-z]+", name.lower()))]
+    sided = [name for name in classes if _SIDES[flip] & _words(name)]
     return f"class {sided[0]!r} names a side" if sided else ""
+
+
+def _words(name: str) -> set[str]:
+    """The words of a class name, also where only capitals part them: `turnLeft`."""
+    return {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)}
 
 
 def resolved(choice: AugmentChoice, classes: Sequence[str]) -> tuple[AugmentChoice, list[str]]:

@@ -5,6 +5,7 @@ What cannot be decoded is found here, before any training, and comes back as Ref
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -116,12 +117,16 @@ def _compact(array: np.ndarray, kept: np.ndarray) -> np.ndarray:
 
 def _allocate(n: int, size: int, folder: Path | None) -> np.ndarray:
     shape = (n, 3, size, size)
-    if n * 3 * size * size <= MEMORY_BYTES:
+    length = n * 3 * size * size
+    if length <= MEMORY_BYTES:
         return np.empty(shape, np.uint8)
-    with errors.writing("the picture cache"):
-        # The file has no name to clean up later where the system allows that; elsewhere it goes with the process.
-        file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
-        file.truncate(n * 3 * size * size)
+    # The file has no name to clean up later, and the map keeps it open for as long as it is needed.
+    with errors.writing("the picture cache"), tempfile.TemporaryFile(dir=folder) as file:
+        if hasattr(os, "posix_fallocate"):
+            # A file with holes meets a full disk only when its map is written to: then a signal ends the process.
+            os.posix_fallocate(file.fileno(), 0, length)
+        else:
+            file.truncate(length)
         return np.memmap(file, np.uint8, "r+", shape=shape)
 
 

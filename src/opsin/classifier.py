@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from . import codecs, errors, metrics, preprocessing, sources
-from .models import NetworkSpec
+from .models import NetworkSpec, weights
 from .preprocessing import Preprocessing
 from .vocabulary import Prediction, Refusal, Store, Task
 
@@ -130,3 +130,11 @@ def checked_classes(classes: Sequence[str], other: Sequence[str]) -> None:
             received=", ".join(strange[:20]),
             do="Rename the folders, or train a model on this data",
         )
+
+
+def imagenet() -> Classifier:
+    """EfficientNet-Lite0 with its thousand classes, ready with no training and no network."""
+    network, classes, origin = weights.imagenet()
+    road = Preprocessing(origin.size, "crop", origin.mean, origin.std, origin.interpolation)
+    facts = {"name": "imagenet", "licence": origin.license, "started from": asdict(origin)}
+    return Classifier(network, weights.IMAGENET, road, classes, facts=facts)

@@ -9,7 +9,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -130,8 +130,8 @@ def remembered(file: Path, work: str, offered: list[Plan]) -> Plan | None:
 def remember(file: Path, work: str, plan: Plan) -> None:
     """Keep the choice for the next time; a file that cannot be written only costs the measuring."""
     try:
-        known = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        known = dict(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
         known = {}
     known[_key(work)] = plan.to_dict()
     temporary = file.with_suffix(f".{os.getpid()}.tmp")
@@ -140,7 +140,8 @@ def remember(file: Path, work: str, plan: Plan) -> None:
         temporary.write_text(json.dumps(known, indent=1, sort_keys=True), encoding="utf-8")
         temporary.replace(file)
     except OSError:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def _key(work: str) -> str:

@@ -34,6 +34,7 @@ from . import (
     artefact,
     augmentation,
     cache,
+    classifier,
     errors,
     evaluation,
     features,
@@ -353,19 +354,11 @@ def load(model: str | Path, *, network: nn.Module | None = None) -> Classifier:
     if (Path(model) / artefact.DESCRIPTION).is_file():
         return artefact.load(model, network=network)
     if str(model) == "imagenet":
-        return imagenet()
+        return classifier.imagenet()
     folder = find(model)
     if not (folder / "model").is_dir():
         raise errors.ModelError(f"{folder} is not finished", do=f"Go on with: opsin train --resume {folder}")
     return artefact.load(folder / "model", network=network)
-
-
-def imagenet() -> Classifier:
-    """EfficientNet-Lite0 with its thousand classes, ready with no training and no network."""
-    network, classes, origin = weights.imagenet()
-    road = Preprocessing(origin.size, "crop", origin.mean, origin.std, origin.interpolation)
-    facts = {"name": "imagenet", "licence": origin.license, "started from": dataclasses.asdict(origin)}
-    return Classifier(network, weights.IMAGENET, road, classes, facts=facts)
 
 
 def evaluate(clf: Classifier, data: Dataset, part: Split | Literal["all"] | None = None) -> Scores:

@@ -1,7 +1,9 @@
-"""THE LOOP: a run yields events and calls nobody. All it knows is in one TrainState, valid after every event.
+"""THE LOOP: a run yields events and calls nobody.
 
-for event in training.events(state, job):   # a progress bar, a log, an early stop look at events; to stop, break
-    ...
+    for event in training.events(state, job):  # a progress bar, a log, an early stop look at events; to stop, break
+        ...
+
+All it knows is in one TrainState, valid after every event.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from ... import __version__
-from ...errors import OpsinError
+from ...errors import CallError, OpsinError
 
 VERBS = {
     "demo": "Train on real digits and name what is on real photographs: no network, no data of your own.",
@@ -26,7 +26,7 @@ class Lazy(click.Group):
     """A group whose commands are imported when they are called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(VERBS)
+        return [*VERBS]  # `list` is our own verb here, once that is imported
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in VERBS:
@@ -35,7 +35,7 @@ class Lazy(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl(list(VERBS.items()))
+            formatter.write_dl([*VERBS.items()])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -45,6 +45,14 @@ class Lazy(click.Group):
 
             raise unknown("command", args[0], VERBS)
         return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            # Whoever read our output has enough (head, less): nothing is wrong, and nothing more can be said. Caught
+            # here, because click would exit with 1.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @click.group(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -69,15 +77,13 @@ def run(arguments: list[str]) -> int:
     except OpsinError as error:
         return _tell(error, arguments)
     except click.ClickException as error:
+        if "--json" in arguments:
+            return _tell(CallError(error.format_message()), arguments)
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("opsin: interrupted", err=True)
         return 130
-    except BrokenPipeError:
-        # Whoever read our output has enough (head, less): nothing is wrong, and nothing more can be said.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     return 0
 
 

@@ -45,7 +45,7 @@ def command(out: str, as_json: bool) -> None:
     render.scores(quiet, "test", run.scores["test"])
     quiet.print(f"\nall of it is in {folder}: {', '.join(sorted(file.name for file in folder.iterdir()))}")
     quiet.print("\n2. EfficientNet-Lite0 (ImageNet, 1,000 classes) names what is on photographs", style="bold")
-    clf = runs.imagenet()
+    clf = classifier.imagenet()
     named = {file.name: (said, classifier.predict(clf, file)) for file, said in _photographs().items()}
     for name, (said, prediction) in named.items():
         found = "   ".join(f"{label} {probability:.2f}" for label, probability in prediction.top(3))  # type: ignore[union-attr]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ import click
 
 @click.command()
 @click.argument("model")
-@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--top", default=3, show_default=True, help="How many classes a line shows.")
+@click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.option("--top", default=3, type=click.IntRange(min=1), show_default=True, help="How many classes a line shows.")
 @click.option(
     "--csv", "csv_file", type=click.Path(path_type=Path, dir_okay=False), help="Write all probabilities as CSV."
 )
@@ -21,13 +22,16 @@ def command(model: str, paths: tuple[Path, ...], top: int, csv_file: Path | None
 
     PATHS are files, folders or zips. Every file gets a line: its classes with probabilities, or its error.
     """
-    from ... import classifier, errors, reports, runs
+    from ... import classifier, errors, reports, runs, sources
 
     clf = runs.load(model)
     answered = 0
     with reports.predictions_csv(csv_file, clf.classes) as write:
         for path in paths:
+            inside = sources.holds_many(path)
             for prediction in classifier.predict_all(clf, path):
+                if len(paths) > 1:  # two folders may hold the same names
+                    prediction = dataclasses.replace(prediction, key=str(path / prediction.key if inside else path))
                 answered += prediction.error is None
                 write(prediction)
                 _show(prediction, top, as_json)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -91,7 +91,8 @@ class Watch:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.bar.stop()
+        if self.out.is_terminal:
+            self.bar.stop()
 
     def show(self, event: Event) -> None:
         """Show one event."""
@@ -139,14 +140,15 @@ def run(out: Console, folder: Path, data: Dataset, recipe: Recipe, how: runs.Exe
 
     Raises:
         Interrupted: when the user stops it.
+        MachineError: also when the state cannot be saved on stopping.
     """
-    with interruptible() as stop, Watch(out) as watch:
-        for event in runs.work(folder, data, recipe, how=how):
+    work = runs.work(folder, data, recipe, how=how)
+    # Closed here and not by the garbage collector, which would swallow the error of a state that cannot be saved.
+    with interruptible() as stop, Watch(out) as watch, closing(work):  # type: ignore[type-var]  # a generator
+        for event in work:
             watch.show(event)
-            if stop.asked:
-                break
-    if stop.asked:
-        raise Interrupted("stopped, nothing lost", do=f"Go on with: opsin train --resume {folder}")
+            if stop.asked and event.kind != "scores":  # the last event: there is nothing left to stop
+                raise Interrupted("stopped, nothing lost", do=f"Go on with: opsin train --resume {folder}")
     return runs.finish(folder)
 
 

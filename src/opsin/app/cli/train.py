@@ -12,24 +12,24 @@ from ...errors import CallError
 
 @click.command()
 @click.argument("data", required=False)
-@click.option("--recipe", default="finetune", show_default=True, help="A preset (opsin list recipes) or a TOML file.")
+@click.option("--recipe", default="", help="A preset (opsin list recipes) or a TOML file; finetune by default.")
 @click.option("--set", "choices", multiple=True, metavar="NAME=VALUE", help="Change one choice of the recipe.")
 @click.option(
     "--group", default="", metavar="PATTERN", help="Regular expression: what in a file's path no two splits share."
 )
-@click.option("--split", default="", type=click.Path(path_type=Path), help="Use the split.csv of another run.")
+@click.option("--split", type=click.Path(path_type=Path), help="Use the split.csv of another run.")
 @click.option("--out", default="", help="The run's folder; runs/<name>-<number> by default.")
 @click.option("--resume", default="", help="Go on with a run.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, mps.")
 @click.option("--precision", default="auto", show_default=True, help="fp32, bf16; auto measures.")
-@click.option("--threads", default=0, help="Of the CPU; torch decides by default.")
+@click.option("--threads", default=0, type=click.IntRange(min=0), help="Of the CPU; torch decides by default.")
 @click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON, and nothing else.")
 def command(
     data: str | None,
     recipe: str,
     choices: tuple[str, ...],
     group: str,
-    split: Path | str,
+    split: Path | None,
     out: str,
     resume: str,
     device: str,
@@ -49,14 +49,14 @@ def command(
     quiet = render.console(stderr=as_json)
     how = runs.Execution(device, precision, threads)
     if resume:
-        if data or choices or split or out or group:
+        if data or recipe or choices or split or out or group:
             raise CallError("--resume", expected="no other choices: the run has made them", received="some")
         folder = runs.find(resume)
         read, chosen = runs.reopen(folder)
     else:
         if not data:
             raise CallError("what to train on", expected="DATA, or --resume RUN", received="neither")
-        chosen = recipes.read(recipe).set_texts(choices)
+        chosen = recipes.read(recipe or "finetune").set_texts(choices)
         found = sources.read(data, group=group)
         folder = runs.create(
             found,
@@ -64,7 +64,7 @@ def command(
             source=str(Path(data).resolve() if Path(data).exists() else data),
             group=group,
             out=out,
-            split=split,
+            split=split or "",
         )
         read, chosen = runs.reopen(folder, found)
     render.introduce(quiet, read, chosen, folder)

@@ -1,0 +1,168 @@
+"""Order and batches: a function of (seed, epoch, number), whatever was drawn before."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from opsin import augmentation, batches
+from opsin.batches import Batch, Batches
+from opsin.cache import Pixels
+from opsin.recipe import AugmentChoice
+from opsin.vocabulary import Dataset, Record
+
+OFF = AugmentChoice()
+MOVING = AugmentChoice("yes", "no", 10.0, 0.1, 0.1, 0.5, 0.2, 0.2, 0.2)
+SIDE = 8
+
+
+class Nothing:
+    def read(self, key: str) -> bytes:
+        raise AssertionError("the pixels are here already")
+
+
+def made(n: int = 50, batch: int = 16, seed: int = 0, augment: AugmentChoice = OFF) -> Batches:
+    records = tuple(Record(f"{i:04d}", i % 7, "train") for i in range(n))
+    data = Dataset("set", records, tuple("abcdefg"), Nothing(), "f")
+    array = np.random.default_rng(0).integers(0, 256, (n, 3, SIDE, SIDE), np.uint8)
+    return Batches(Pixels(data, array), batch, SIDE, augment, seed)
+
+
+def order(source: Batches, epoch: int, start: int = 0) -> list[int]:
+    return np.concatenate([batch.rows for batch in source.epoch(epoch, start)]).tolist()
+
+
+def equal(a: Batch, b: Batch) -> bool:
+    return torch.equal(a.images, b.images) and torch.equal(a.targets, b.targets) and np.array_equal(a.rows, b.rows)
+
+
+def test_an_epoch_is_a_permutation() -> None:
+    assert sorted(order(made(), 0)) == list(range(50))
+    assert order(made(), 0) != list(range(50))
+
+
+def test_orders_differ_by_epoch_and_by_seed_and_come_again() -> None:
+    orders = [order(made(seed=seed), epoch) for seed, epoch in itertools.product((0, 1, 2**32 - 1), (0, 1, 2, 100))]
+    assert len({tuple(one) for one in orders}) == 12
+    assert order(made(), 3) == order(made(), 3)
+
+
+def test_the_order_is_uniform() -> None:
+    """Each record comes first about as often as any other: chi-squared over 1,000 epochs, 10 records."""
+    firsts = [next(iter(made(10, 10).epoch(epoch))).rows[0] for epoch in range(1000)]
+    counts = np.bincount(firsts, minlength=10)
+    assert ((counts - 100) ** 2 / 100).sum() < 27.9  # 99.9 % of 9 degrees of freedom
+
+
+def test_rows_images_and_targets_belong_together() -> None:
+    source = made()
+    for batch in source.epoch(0):
+        assert np.array_equal(batch.images.numpy(), source.pixels.array[batch.rows])
+        assert batch.targets.tolist() == [row % 7 for row in batch.rows]
+        assert (batch.images.dtype, batch.targets.dtype) == (torch.uint8, torch.int64)
+
+
+@pytest.mark.parametrize(
+    ("n", "batch", "sizes"),
+    [(50, 16, [13, 13, 12, 12]), (48, 16, [16] * 3), (17, 16, [9, 8]), (5, 16, [5]), (3, 1, [1, 1, 1]), (50, 50, [50])],
+)
+def test_batches_are_of_even_size(n: int, batch: int, sizes: list[int]) -> None:
+    source = made(n, batch)
+    assert [len(one.images) for one in source.epoch(0)] == sizes
+    assert len(source) == len(sizes)
+
+
+@pytest.mark.parametrize("start", range(6))
+@pytest.mark.parametrize("epoch", [0, 3])
+def test_from_any_position_the_rest_is_the_same(start: int, epoch: int) -> None:
+    source = made(80, 16, augment=MOVING)
+    whole = list(source.epoch(epoch))
+    rest = list(source.epoch(epoch, start))
+    assert len(rest) == max(0, len(whole) - start)
+    assert all(equal(a, b) for a, b in zip(rest, whole[start:], strict=True))
+
+
+def test_a_pictures_draw_does_not_depend_on_the_size_of_batches() -> None:
+    pictures: list[dict[int, bytes]] = []
+    for size in (7, 50):
+        found = made(50, size, augment=MOVING).epoch(2)
+        pictures.append({row: image.numpy().tobytes() for one in found for row, image in zip(one.rows, one.images)})
+    assert pictures[0] == pictures[1]
+
+
+def test_pictures_are_augmented_by_their_own_draw_and_the_cache_is_left_alone() -> None:
+    source = made(augment=MOVING)
+    before = source.pixels.array.copy()
+    draws = augmentation.sample(MOVING, 0, 4, 50, SIDE)
+    batch = next(source.epoch(4))
+    for row, image in zip(batch.rows, batch.images):
+        picture = torch.from_numpy(before[row : row + 1])
+        alone = augmentation.apply(picture, draws.of(np.array([row])), size=SIDE, border="reflection")
+        assert torch.equal(alone[0], image)
+    assert np.array_equal(source.pixels.array, before)
+
+
+def test_a_batch_of_the_whole_set_is_made_in_slices_without_a_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Full-batch gradient descent: one batch an epoch."""
+    whole = list(made(50, 50, augment=MOVING).epoch(0))
+    assert [len(batch.images) for batch in whole] == [50]
+    monkeypatch.setattr(batches, "SLICE", 16)
+    seen: list[int] = []
+    apply = augmentation.apply
+
+    def watched(images: torch.Tensor, *rest: Any, **options: Any) -> torch.Tensor:
+        seen.append(len(images))
+        return apply(images, *rest, **options)
+
+    monkeypatch.setattr(augmentation, "apply", watched)
+    assert equal(next(made(50, 50, augment=MOVING).epoch(0)), whole[0])
+    assert seen == [16, 16, 16, 2]
+
+
+def workers() -> int:
+    return sum(thread.name.startswith("ThreadPoolExecutor") for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize("taken", [0, 1, 2, 4])
+def test_an_epoch_that_is_left_in_the_middle_leaves_no_thread(taken: int) -> None:
+    before = workers()
+    epoch = made().epoch(0)
+    for _ in range(taken):
+        next(epoch)
+    assert workers() == before + (taken > 0)
+    epoch.close()  # type: ignore[attr-defined]
+    assert workers() == before
+    assert list(epoch) == []
+
+
+def test_the_next_batch_is_made_while_one_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    made_so_far: list[int] = []
+    apply = augmentation.apply
+
+    def watched(images: torch.Tensor, *rest: Any, **options: Any) -> torch.Tensor:
+        made_so_far.append(len(images))
+        return apply(images, *rest, **options)
+
+    monkeypatch.setattr(augmentation, "apply", watched)
+    epoch = made().epoch(0)
+    next(epoch)
+    deadline = time.monotonic() + 5
+    while len(made_so_far) < 2 and time.monotonic() < deadline:
+        time.sleep(0.001)
+    time.sleep(0.01)
+    assert made_so_far == [13, 13]  # one ahead, and only one
+
+
+def test_an_error_in_the_thread_is_raised_where_the_batch_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(augmentation, "apply", broken)
+    with pytest.raises(ZeroDivisionError):
+        next(made().epoch(0))

@@ -1,0 +1,192 @@
+"""Decode once: rows stay those of their records, refusals are listed, threads and place change nothing."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from opsin import cache, codecs, preprocessing
+from opsin.errors import DataError, MachineError, PictureError
+from opsin.preprocessing import Preprocessing
+from opsin.vocabulary import Dataset, Record, Refusal, finished
+
+ROADS = [Preprocessing(16), Preprocessing(24, "letterbox")]
+
+
+class Memory:
+    """A store in a dictionary; what is not in it cannot be read."""
+
+    def __init__(self, files: Mapping[str, bytes]) -> None:
+        self.files = files
+
+    def read(self, key: str) -> bytes:
+        if key not in self.files:
+            raise PictureError("unreadable", f"{key} vanished")
+        return self.files[key]
+
+
+def png(number: int) -> bytes:
+    """A picture of its own for every number, wide or high."""
+    shape = (20 + number % 7, 30 - number % 11, 3)
+    buffer = BytesIO()
+    Image.fromarray(np.random.default_rng(number).integers(0, 256, shape, np.uint8)).save(buffer, "png")
+    return buffer.getvalue()
+
+
+def dataset(n: int, broken: Mapping[int, bytes | None] | None = None) -> Dataset:
+    """`n` pictures of three classes; those of `broken` have these bytes, or none."""
+    files: dict[str, bytes | None] = {f"{i:03d}.png": png(i) for i in range(n)} | {
+        f"{i:03d}.png": data for i, data in (broken or {}).items()
+    }
+    records = tuple(Record(f"{i:03d}.png", i % 3, "val" if i % 5 == 4 else "train") for i in range(n))
+    store = Memory({key: data for key, data in files.items() if data is not None})
+    return Dataset("set", records, ("a", "b", "c"), store, "f", (Refusal("notes.txt", "not-a-picture", "text"),))
+
+
+def expected(data: Dataset, road: Preprocessing) -> np.ndarray:
+    """Every picture through the road, one by one."""
+    pictures = [codecs.decode(data.store.read(record.key)) for record in data.records]
+    return np.stack([preprocessing.prepare(road, picture).numpy() for picture in pictures])
+
+
+BROKEN = {0: None, 7: b"no picture", 8: png(8)[:200], 69: b""}
+
+
+def test_the_cache_is_byte_equal_to_the_uncached_road() -> None:
+    data = dataset(70)
+    kept, caches = finished(cache.build(data, ROADS))
+    assert kept == data
+    assert [pixels.array.shape for pixels in caches] == [(70, 3, 16, 16), (70, 3, 24, 24)]
+    for pixels, road in zip(caches, ROADS):
+        assert pixels.array.dtype == np.uint8
+        assert np.array_equal(pixels.array, expected(data, road))
+        assert pixels.data is kept
+
+
+def test_refused_pictures_are_removed_listed_and_not_replaced() -> None:
+    data = dataset(70, BROKEN)
+    kept, caches = finished(cache.build(data, ROADS))
+    left = [i for i in range(70) if i not in BROKEN]
+    assert [record.key for record in kept.records] == [f"{i:03d}.png" for i in left]
+    assert [record.target for record in kept.records] == [i % 3 for i in left]
+    assert kept.refused[0] == data.refused[0]
+    assert [refusal.key for refusal in kept.refused[1:]] == [f"{i:03d}.png" for i in BROKEN]
+    assert kept.refused[1].code == "unreadable"
+    assert all(refusal.code and refusal.reason for refusal in kept.refused)
+    for pixels, road in zip(caches, ROADS):
+        assert np.array_equal(pixels.array, expected(kept, road))
+        assert pixels.targets().tolist() == [i % 3 for i in left]
+
+
+@pytest.mark.parametrize("broken", [{}, BROKEN])
+def test_threads_do_not_change_the_result(broken: dict[int, bytes | None]) -> None:
+    data = dataset(150, broken)
+    one, many = (finished(cache.build(data, ROADS, threads=threads)) for threads in (1, 7))
+    assert one[0] == many[0]
+    assert all(np.array_equal(a.array, b.array) for a, b in zip(one[1], many[1]))
+
+
+@pytest.mark.parametrize("broken", [{}, BROKEN])
+def test_a_cache_in_a_file_equals_one_in_memory(
+    broken: dict[int, bytes | None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    data = dataset(70, broken)
+    in_memory = finished(cache.build(data, ROADS))
+    monkeypatch.setattr(cache, "MEMORY_BYTES", 70 * 3 * 16 * 16)  # the first road just fits, the second does not
+    kept, (small, large) = finished(cache.build(data, ROADS, folder=tmp_path))
+    assert not isinstance(small.array, np.memmap)
+    assert isinstance(large.array, np.memmap)
+    assert kept == in_memory[0]
+    assert np.array_equal(small.array, in_memory[1][0].array)
+    assert np.array_equal(large.array, in_memory[1][1].array)
+    assert torch.equal(large.take(np.array([5, 2])), in_memory[1][1].take(np.array([5, 2])))
+    if os.name == "posix":
+        assert not list(tmp_path.iterdir())  # nothing to clean up, even after a kill -9
+
+
+def test_progress_is_told_and_ends_with_all() -> None:
+    assert list(cache.build(dataset(130), ROADS[:1])) == [1, 65, 129, 130]
+
+
+def test_no_picture_left_is_an_error_that_says_why() -> None:
+    data = dataset(5, dict.fromkeys(range(5), b"no picture"))
+    with pytest.raises(DataError, match=r"set: no picture could be read: received 000\.png: .*001\.png: "):
+        finished(cache.build(data, ROADS))
+
+
+def test_only_pictures_are_refused_and_a_bug_is_not_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> Any:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(preprocessing, "prepare", broken)
+    with pytest.raises(ZeroDivisionError):
+        finished(cache.build(dataset(5), ROADS))
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="only where space can be asked for beforehand")
+def test_a_full_disk_is_found_before_any_picture_is_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A file with holes would be made gladly, and writing to its map would end the process with SIGBUS."""
+    asked: list[int] = []
+
+    def full(file: int, offset: int, length: int) -> None:
+        asked.append(length)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(cache, "MEMORY_BYTES", 0)
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(MachineError, match=r"could not write the picture cache: .*Free some space") as caught:
+        finished(cache.build(dataset(5), ROADS, folder=tmp_path))
+    assert caught.value.exit_code == 5
+    assert asked == [5 * 3 * 16 * 16]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_not_there_is_the_machines_fault(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(cache, "MEMORY_BYTES", 0)
+    with pytest.raises(MachineError, match="could not write the picture cache"):
+        finished(cache.build(dataset(5), ROADS, folder=tmp_path / "absent"))
+
+
+@pytest.fixture
+def pixels() -> cache.Pixels:
+    return finished(cache.build(dataset(20), ROADS[:1]))[1][0]
+
+
+def test_a_part_has_the_rows_of_its_records(pixels: cache.Pixels) -> None:
+    val = pixels.part(lambda record: record.split == "val")
+    assert [record.key for record in val.data.records] == ["004.png", "009.png", "014.png", "019.png"]
+    assert np.array_equal(val.array, pixels.array[4::5])
+    assert not np.shares_memory(val.array, pixels.array)
+
+
+def test_a_part_that_is_one_run_of_rows_is_not_copied(pixels: cache.Pixels) -> None:
+    run = pixels.part(lambda record: "005" <= record.key[:3] < "012")
+    assert np.array_equal(run.array, pixels.array[5:12])
+    assert np.shares_memory(run.array, pixels.array)
+    assert len(run) == 7
+
+
+def test_an_empty_part_is_empty(pixels: cache.Pixels) -> None:
+    none = pixels.part(lambda record: False)
+    assert len(none) == 0
+    assert none.array.shape == (0, 3, 16, 16)
+    assert none.targets().shape == (0,)
+
+
+def test_taken_rows_are_a_copy(pixels: cache.Pixels) -> None:
+    before = pixels.array.copy()
+    for rows in (np.array([3, 3, 0]), np.arange(20)):
+        taken = pixels.take(rows)
+        assert taken.dtype == torch.uint8
+        assert np.array_equal(taken.numpy(), before[rows])
+        taken.zero_()
+    assert np.array_equal(pixels.array, before)
