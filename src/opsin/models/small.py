@@ -37,7 +37,7 @@ class Small(nn.Module):
 
     Args:
         classes: K.
-        size: side of the input, at least 16; above 48 the stem takes strides, so that the first map stays near 32×32.
+        size: side of the input, at least 16; from 48 on the stem takes strides, so that the first map stays near 32×32.
     """
 
     def __init__(self, classes: int, size: int) -> None:
