@@ -176,6 +176,14 @@ def test_nothing_answered_is_wrong_data(here, mixed, capsys) -> None:
     assert "no picture could be answered" in told.err
 
 
+def test_a_damaged_zip_costs_the_other_paths_no_answer(here, mixed, capsys, tmp_path) -> None:
+    (tmp_path / "bad.zip").write_bytes(zipped(mixed).read_bytes()[:-30])
+    assert cli.run(["predict", "last", str(tmp_path / "bad.zip"), "pics/dark/00.png"]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"{tmp_path / 'bad.zip'}   error ")
+    assert second.startswith(str(Path("pics/dark/00.png")))
+
+
 def test_a_mistyped_path_is_told_before_any_work(here, capsys, tmp_path) -> None:
     file = tmp_path / "out.csv"
     assert cli.run(["predict", "last", "pics/dark/00.png", "pics/drak", "--csv", str(file)]) == 2
@@ -414,13 +422,13 @@ def test_an_interrupted_state_that_cannot_be_saved_is_not_called_saved(fresh, ca
             signal.raise_signal(signal.SIGINT)
             yield event
 
-    monkeypatch.setattr(runs.training, "events", interrupted)
+    monkeypatch.setattr(runs.stages.training, "events", interrupted)
     assert cli.run(["train", "pics", *small()]) == 5
     assert "nothing lost" not in capsys.readouterr().err
 
 
 def test_an_interrupt_that_comes_when_all_is_done_changes_nothing(fresh, capsys, monkeypatch) -> None:
-    scored = runs._scored
+    scored = runs.stages._scored
 
     def late(*arguments: object):
         for event in scored(*arguments):
@@ -428,7 +436,7 @@ def test_an_interrupt_that_comes_when_all_is_done_changes_nothing(fresh, capsys,
                 signal.raise_signal(signal.SIGINT)
             yield event
 
-    monkeypatch.setattr(runs, "_scored", late)
+    monkeypatch.setattr(runs.stages, "_scored", late)
     assert cli.run(["train", "pics", *small()]) == 0
     assert (RUN / "model").is_dir()
 
@@ -446,7 +454,7 @@ def test_interrupted_and_resumed_in_process(fresh, capsys, monkeypatch) -> None:
             yield event
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs.training, "events", interrupted)
+        patch.setattr(runs.stages.training, "events", interrupted)
         assert cli.run(["train", "pics", *small(3)]) == 130
     assert f"Go on with: opsin train --resume {RUN}" in capsys.readouterr().err
     assert cli.run(["train", "--resume", str(RUN), *PLAIN]) == 0

@@ -20,6 +20,7 @@ import torch
 
 import opsin
 from opsin import artefact, evaluation, metrics, runs, splits, training
+from opsin.classifier import Classifier
 from opsin.errors import CallError, DataError, MachineError, ModelError
 from opsin.sources import ArrayStore
 from opsin.vocabulary import Dataset, Event
@@ -299,7 +300,7 @@ def slowly(tensors, file, metadata):  # as safetensors does it: another name fir
 
 state.save_file = slowly
 from opsin import recipe, runs, sources
-runs.CHECKPOINT_SECONDS = 0.1
+runs.stages.CHECKPOINT_SECONDS = 0.1
 source, folder = sys.argv[1], Path(sys.argv[2])
 if not folder.exists():
     choices = dict(size=8, batch=4, epochs=8, ema=0.9, optimiser="adamw", keep="best")
@@ -404,7 +405,7 @@ def test_runs_are_found_by_path_name_and_last(tmp_path, monkeypatch) -> None:
     second = runs.create(digits(), recipe())
     assert [str(first), str(second)] == [os.path.join("runs", "digits-1"), os.path.join("runs", "digits-2")]
     for age, folder in enumerate((second, first)):
-        os.utime(folder / "data.json", ns=(10**18 - age, 10**18 - age))
+        os.utime(folder / "split.csv", ns=(10**18 - age, 10**18 - age))
     assert runs.find("last") == second
     assert runs.find("digits-1") == runs.find(first) == first
     assert runs.listed() == {"digits-1": "not finished", "digits-2": "not finished"}
@@ -421,6 +422,28 @@ def test_load_takes_a_model_a_run_or_says_what_is_missing(tmp_path) -> None:
         assert opsin.load(name).classes == ("zero", "one", "two")
     with pytest.raises(CallError, match="unknown run"):
         opsin.load(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(
+    "changes", [{"network": "resnet81"}, {"loss": "crossentropy"}, {"optimiser": "sdg"}, {"schedule": "cosin"},
+                {"network": "textbook", "pretrained": True}],
+)  # fmt: skip
+def test_what_no_data_makes_possible_is_refused_before_there_is_a_folder(tmp_path, changes) -> None:
+    with pytest.raises(CallError) as caught:
+        opsin.train(digits(), recipe(**changes), out=tmp_path / "run", how=HOW)
+    assert caught.value.exit_code == 2
+    with pytest.raises(CallError, match="device"):
+        opsin.train(digits(), recipe(), out=tmp_path / "run", how=runs.Execution("tpu"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_kill_left_beside_the_model_goes_when_the_run_goes_on(tmp_path) -> None:
+    cut(digits(), tmp_path / "run", 12)
+    for debris in (".model-abc", "checkpoint/.candidate-abc"):
+        (tmp_path / "run" / debris).mkdir()
+        (tmp_path / "run" / debris / "model.safetensors").write_bytes(b"half")
+    train(digits(), tmp_path / "run", resume=True)
+    assert not [file for file in digests(tmp_path / "run") if "abc" in file]
 
 
 # ── bad pictures ──
@@ -490,7 +513,12 @@ def test_names_that_are_no_utf8_survive_a_run_its_cut_and_its_model(tmp_path) ->
 def reordered(data: Dataset, names: tuple[str, ...]) -> Dataset:
     place = [names.index(name) for name in data.classes]
     records = tuple(dataclasses.replace(r, target=place[r.target]) for r in data.records)
-    return dataclasses.replace(data, records=records, classes=names, fingerprint="other")
+    return dataclasses.replace(data, records=records, classes=names)
+
+
+def stranger(run: runs.Run) -> Classifier:
+    """The run's classifier as if other pictures had made it."""
+    return dataclasses.replace(run.classifier, facts={**run.classifier.facts, "fingerprint": "", "pictures": ""})
 
 
 @pytest.fixture(scope="module")
@@ -504,7 +532,7 @@ def test_data_that_was_trained_on_is_tested_on_its_test_part_only(trained) -> No
     assert opsin.evaluate(run.classifier, data) == run.scores["test"]
     assert opsin.evaluate(run.classifier, data, "val") == run.scores["val"]
     assert opsin.evaluate(run.classifier, data, "all").n == 60
-    assert opsin.evaluate(run.classifier, dataclasses.replace(data, fingerprint="other")).n == 60
+    assert opsin.evaluate(stranger(run), data).n == 60
 
 
 def test_data_divided_by_a_split_file_is_not_scored_by_mistake(tmp_path) -> None:
@@ -512,15 +540,31 @@ def test_data_divided_by_a_split_file_is_not_scored_by_mistake(tmp_path) -> None
     splits.write(opsin.split(data, seed=7), tmp_path / "split.csv")
     folder = runs.create(data, recipe(epochs=1), out=tmp_path / "run", split=tmp_path / "split.csv")
     run = train(data, folder, resume=True)
-    with pytest.raises(DataError, match="split file"):
+    with pytest.raises(DataError, match="divided otherwise"):
         opsin.evaluate(run.classifier, data)
     assert opsin.evaluate(run.classifier, data, "all").n == 60
 
 
+TENS = "([0-9])[0-9]$"  # of a file's number
+
+
+@pytest.mark.parametrize(("trained_by", "asked_by"), [(TENS, ""), ("", TENS), (TENS, "[0-9]$")])
+def test_pictures_of_training_grouped_otherwise_are_not_scored_by_mistake(tmp_path, trained_by, asked_by) -> None:
+    source = write_pngs(tmp_path / "pngs", {"dark": 60, "light": 60})
+    for file in source.rglob("*.png"):
+        file.rename(file.with_name(file.stem))  # the group is a digit of the name
+    run = train(opsin.read(source, group=trained_by), tmp_path / "run", epochs=1)
+    with pytest.raises(DataError, match="divided otherwise") as caught:
+        opsin.evaluate(run.classifier, opsin.read(source, group=asked_by))
+    assert "--group" in str(caught.value)
+    assert opsin.evaluate(run.classifier, opsin.read(source, group=trained_by)) == run.scores["test"]
+    assert opsin.evaluate(run.classifier, opsin.read(source, group=asked_by), "all").n == 120
+
+
 def test_classes_are_matched_by_name(trained) -> None:
     data, run = trained
-    plain = opsin.evaluate(run.classifier, dataclasses.replace(data, fingerprint="other"))
-    turned = opsin.evaluate(run.classifier, reordered(data, ("two", "zero", "one")))
+    plain = opsin.evaluate(stranger(run), data)
+    turned = opsin.evaluate(stranger(run), reordered(data, ("two", "zero", "one")))
     assert plain.overall["accuracy"].value > 0.6  # else the order could not show
     assert turned == plain
     fewer = reordered(data.where(lambda r: r.target != 1), ("two", "one", "zero"))
@@ -529,18 +573,18 @@ def test_classes_are_matched_by_name(trained) -> None:
 
 def test_classes_the_model_does_not_know_are_wrong_data(trained) -> None:
     data, run = trained
-    strange = dataclasses.replace(data, classes=("zero", "one", "three"), fingerprint="other")
+    strange = dataclasses.replace(data, classes=("zero", "one", "three"))
     with pytest.raises(DataError, match="three") as caught:
-        opsin.evaluate(run.classifier, strange)
+        opsin.evaluate(stranger(run), strange)
     assert caught.value.exit_code == 3
-    unused = dataclasses.replace(data, classes=(*data.classes, "three"), fingerprint="other")
-    assert opsin.evaluate(run.classifier, unused).n == 60  # a name without a picture hurts nobody
+    unused = dataclasses.replace(data, classes=(*data.classes, "three"))
+    assert opsin.evaluate(stranger(run), unused).n == 60  # a name without a picture hurts nobody
 
 
 def test_a_part_without_records_is_a_wrong_call(trained) -> None:
     data, run = trained
     with pytest.raises(CallError, match="part"):
-        opsin.evaluate(run.classifier, dataclasses.replace(data, fingerprint="other"), "test")
+        opsin.evaluate(stranger(run), data, "test")
 
 
 def test_the_largest_class_is_that_of_training(tmp_path) -> None:
@@ -548,7 +592,7 @@ def test_the_largest_class_is_that_of_training(tmp_path) -> None:
     assert data.counts() == {"zero": 10, "one": 30, "two": 10}
     run = train(data, tmp_path / "run", epochs=1)
     other = digits(each=12).where(lambda r: r.target != 1 or int(r.key[-5:]) < 15)
-    found = opsin.evaluate(run.classifier, dataclasses.replace(other, fingerprint="other"))
+    found = opsin.evaluate(run.classifier, other)
     assert found.largest_class == run.scores["test"].largest_class == "one"
     ones = other.counts()["one"] / len(other)
     assert 0 < ones < 1 / 3
@@ -571,8 +615,8 @@ def test_a_picture_that_cannot_be_read_is_not_counted_in_evaluate(trained) -> No
     pictures = dict(data.store.pictures)
     missing = data.records[5].key
     del pictures[missing]
-    holed = dataclasses.replace(data, store=ArrayStore(pictures), fingerprint="other")
-    assert opsin.evaluate(run.classifier, holed).n == 59
+    holed = dataclasses.replace(data, store=ArrayStore(pictures))
+    assert opsin.evaluate(stranger(run), holed).n == 59
 
 
 def test_plans_are_measured_once_and_kept(tmp_path, cache_folder) -> None:

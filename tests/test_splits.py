@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opsin import splits
+from opsin import splits, spreadsheets
 from opsin.errors import CallError, DataError, MachineError
 from opsin.sources import ArrayStore
 from opsin.vocabulary import Dataset, Record
@@ -218,8 +218,8 @@ def open_text(path):
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1), unique=True))
 def test_any_text_survives_the_guard(texts: list[str]) -> None:
-    assert [splits._bare(splits._guarded(text)) for text in texts] == texts
-    assert not any(splits._guarded(text).startswith(("=", "+", "-", "@")) for text in texts)
+    assert [spreadsheets.bare(spreadsheets.guarded(text)) for text in texts] == texts
+    assert not any(spreadsheets.guarded(text).startswith(("=", "+", "-", "@")) for text in texts)
 
 
 def test_a_split_is_read_back_and_a_spreadsheets_mark_does_not_hurt(tmp_path) -> None:

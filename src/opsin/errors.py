@@ -93,8 +93,9 @@ def unknown(what: str, name: str, known: Iterable[str]) -> CallError:
     unknown recipe 'txtbook': expected one of textbook, modern. Did you mean 'textbook'?
     """
     names = sorted(known) if isinstance(known, set | frozenset) else list(known)
-    near = difflib.get_close_matches(name, names, n=1)
-    listed = ", ".join(names[:20]) + (f" … ({len(names)} in all)" if len(names) > 20 else "")
+    near = difflib.get_close_matches(name, names, n=5)
+    listed = ", ".join(names if len(names) <= 20 else near or names[:5])
+    listed += f" … ({len(names)} in all)" if len(names) > 20 else ""
     return CallError(
         f"unknown {what} {name!r}", expected=f"one of {listed}", do=f"Did you mean {near[0]!r}?" if near else ""
     )

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from . import errors
+from .spreadsheets import guarded
 from .vocabulary import Prediction
 
 
@@ -46,7 +47,7 @@ def predictions_csv(file: Path | None, classes: Sequence[str]) -> Iterator[Calla
             with errors.writing(file):
                 rows.writerow(row)
 
-        write(["path", "label", "probability", "error", "reason", *(cell(name) for name in classes)])
+        write(["path", "label", "probability", "error", "reason", *(guarded(name) for name in classes)])
         yield lambda prediction: write(_row(prediction))
         with errors.writing(file):
             opened.close()
@@ -62,9 +63,4 @@ def _row(prediction: Prediction) -> list[str]:
     best = f"{max(prediction.probabilities):.6f}" if prediction.probabilities else ""
     told = [error.code, error.reason] if error else ["", ""]
     others = [f"{p:.6f}" for p in prediction.probabilities or ()]
-    return [cell(prediction.key), cell(label or ""), best, *map(cell, told), *others]
-
-
-def cell(text: str) -> str:
-    """`text` as a CSV cell that no spreadsheet takes for a formula (OWASP, CSV injection)."""
-    return "'" + text if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+    return [guarded(prediction.key), guarded(label or ""), best, *map(guarded, told), *others]

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from .errors import CallError, DataError, writing
+from .spreadsheets import bare, guarded
 from .vocabulary import SPLITS, Dataset, Record, Split
 
 if TYPE_CHECKING:
@@ -254,22 +255,6 @@ def fingerprint(data: Dataset) -> str:
 
 # ── split.csv ──
 
-# A spreadsheet runs a cell that begins with one of these (owasp.org/www-community/attacks/CSV_Injection).
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")
-
-
-def _guarded(text: str) -> str:
-    """The text with a "'" before it where it begins like a formula, or with a "'" of its own, so that it can be undone.
-
-    >>> _guarded("=1+1"), _bare(_guarded("=1+1")), _bare(_guarded("'a")), _bare("'a")
-    ("'=1+1", '=1+1', "'a", "'a")
-    """
-    return "'" + text if text.startswith(_FORMULA) else text
-
-
-def _bare(text: str) -> str:
-    return text[1:] if text[:1] == "'" and text[1:].startswith(_FORMULA) else text
-
 
 def write(data: Dataset, path: str | Path) -> None:
     """Write split.csv: record, split, group and class of every record, in UTF-8, whole or not at all.
@@ -300,7 +285,7 @@ def _write_rows(data: Dataset, file: TextIO) -> None:
     rows.writerow(COLUMNS)
     for record in sorted(data.records, key=lambda record: record.key):
         name = "" if record.target is None else data.classes[record.target]
-        rows.writerow(_guarded(text or "") for text in (record.key, record.split, record.group, name))
+        rows.writerow(guarded(text or "") for text in (record.key, record.split, record.group, name))
 
 
 def read(data: Dataset, path: str | Path) -> Dataset:
@@ -361,7 +346,7 @@ def _parsed(table: csv.DictReader[str], path: Path) -> dict[str, tuple[Split, st
     known = {name: name for name in SPLITS}
     rows: dict[str, tuple[Split, str, str]] = {}
     for row in table:
-        key, name, group, cls = (_bare(row[column] or "") for column in COLUMNS)
+        key, name, group, cls = (bare(row[column] or "") for column in COLUMNS)
         if name not in known or key in rows:
             received = f"{key!r} twice" if key in rows else f"{name!r} for {key!r}"
             raise DataError(f"{path} is no split", expected=f"one of {', '.join(SPLITS)} a record", received=received)

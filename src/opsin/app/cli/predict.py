@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +23,32 @@ def command(model: str, paths: tuple[Path, ...], top: int, csv_file: Path | None
 
     PATHS are files, folders or zips. Every file gets a line: its classes with probabilities, or its error.
     """
-    from ... import classifier, errors, reports, runs, sources
+    from ... import errors, reports, runs
 
     clf = runs.load(model)
     answered = 0
     with reports.predictions_csv(csv_file, clf.classes) as write:
         for path in paths:
-            inside = sources.holds_many(path)
-            for prediction in classifier.predict_all(clf, path):
-                if len(paths) > 1:  # two folders may hold the same names
-                    prediction = dataclasses.replace(prediction, key=str(path / prediction.key if inside else path))
+            for prediction in _answers(clf, path, whole=len(paths) > 1):
                 answered += prediction.error is None
                 write(prediction)
                 _show(prediction, top, as_json)
     if not answered:
         raise errors.DataError("no picture could be answered", do="Each one's reason stands in its own line")
+
+
+def _answers(clf: Any, path: Path, *, whole: bool) -> Iterator[Any]:
+    """The predictions of one path; under `whole` names, since two folders may hold the same ones."""
+    from ... import classifier, errors, sources
+    from ...vocabulary import Prediction, Refusal
+
+    inside = sources.holds_many(path)
+    try:
+        for prediction in classifier.predict_all(clf, path):
+            key = str(path / prediction.key if inside else path) if whole else prediction.key
+            yield dataclasses.replace(prediction, key=key)
+    except errors.DataError as error:  # a folder or zip that cannot be read must not cost the others their answers
+        yield Prediction(str(path), clf.classes, error=Refusal(str(path), "unreadable", str(error)))
 
 
 def _show(prediction: Any, top: int, as_json: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import sys
 from collections.abc import Generator, Iterator
@@ -144,11 +145,13 @@ def run(out: Console, folder: Path, data: Dataset, recipe: Recipe, how: runs.Exe
     """
     work = runs.work(folder, data, recipe, how=how)
     # Closed here and not by the garbage collector, which would swallow the error of a state that cannot be saved.
-    with interruptible() as stop, Watch(out) as watch, closing(work):  # type: ignore[type-var]  # a generator
+    with interruptible() as stop, Watch(out) as watch, closing(work):
         for event in work:
             watch.show(event)
             if stop.asked and event.kind != "scores":  # the last event: there is nothing left to stop
-                raise Interrupted("stopped, nothing lost", do=f"Go on with: opsin train --resume {folder}")
+                raise Interrupted(
+                    "stopped, nothing lost", do=f"Go on with: opsin train --resume {shlex.quote(str(folder))}"
+                )
     return runs.finish(folder)
 
 

@@ -57,6 +57,7 @@ def command(
         if not data:
             raise CallError("what to train on", expected="DATA, or --resume RUN", received="neither")
         chosen = recipes.read(recipe or "finetune").set_texts(choices)
+        runs.check(chosen, how)
         found = sources.read(data, group=group)
         folder = runs.create(
             found,
