@@ -29,7 +29,7 @@ def pixels(preprocessing: Preprocessing, picture: np.ndarray) -> np.ndarray:
     prepared = prepare(preprocessing, picture)
     assert prepared.shape == (3, preprocessing.size, preprocessing.size)
     assert prepared.dtype == torch.uint8
-    assert prepared.is_contiguous()
+    assert prepared.permute(1, 2, 0).is_contiguous()
     return prepared.permute(1, 2, 0).numpy()
 
 
