@@ -1,11 +1,14 @@
 """Decode once: every picture through the one road, its bytes kept as uint8 in memory or in a memory-mapped file.
 
 What cannot be decoded is found here, before any training, and comes back as Refusals; nothing stands in its place.
+Where there is no room for a cache, its pictures are decoded each time they are asked for: the same bytes, slower.
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,21 +25,65 @@ from .vocabulary import Dataset, Record, Refusal, Work
 
 # Above this a cache lives in a memory-mapped file: the operating system keeps of it what fits.
 MEMORY_BYTES = 2 * 2**30
+SPARE_BYTES = 2**30  # that a cache leaves free on its disk
+THREADS = min(16, os.cpu_count() or 2)
 
 
-@dataclass(frozen=True)
-class Pixels:
-    """Prepared pictures: uint8 `(N, 3, T, T)`, row by row those of `data.records`."""
+class Undecoded:
+    """Stands for an array of prepared pictures, uint8 `(N, 3, T, T)`, that is not kept: what is taken is decoded.
 
-    data: Dataset
-    array: np.ndarray
+    Indexed like the array, on its first axis: by a number, a slice, or an array of row numbers. Raises PictureError
+    when a picture can no longer be read.
+    """
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, data: Dataset, road: Preprocessing, threads: int = THREADS) -> None:
+        self.data, self.road, self.threads = data, road, threads
+        self.shape = (len(data), 3, road.size, road.size)
 
     def __len__(self) -> int:
         return len(self.data)
 
+    def __getitem__(self, rows: int | slice | np.ndarray) -> np.ndarray:
+        if not isinstance(rows, slice | np.ndarray):
+            return preprocessing.load(self.road, self.data.store.read(self.data.records[rows].key)).numpy()
+        numbers = np.arange(len(self))[rows]
+        made = np.empty((len(numbers), *self.shape[2:], 3), np.uint8)
+
+        def fill(place: int) -> None:
+            made[place] = self[int(numbers[place])].transpose(1, 2, 0)
+
+        with ThreadPoolExecutor(self.threads) as pool:
+            list(pool.map(fill, range(len(numbers))))
+        return made.transpose(0, 3, 1, 2)
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Prepared pictures, row by row those of `data.records`.
+
+    Attributes:
+        array: uint8 `(N, 3, T, T)`, channels last in memory.
+        notice: what a user should know of this cache; "" for nothing.
+    """
+
+    data: Dataset
+    array: np.ndarray | Undecoded
+    notice: str = ""
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def picture(self, row: int) -> np.ndarray:
+        """uint8 `(T, T, 3)`: not to be changed. Safe to call from several threads."""
+        return self.array[row].transpose(1, 2, 0)
+
     def take(self, rows: np.ndarray) -> Tensor:
         """uint8 `(B, 3, T, T)`: a copy of these rows."""
-        return torch.from_numpy(self.array[rows])
+        if isinstance(self.array, Undecoded):
+            return torch.from_numpy(self.array[rows])
+        return torch.from_numpy(self.array.transpose(0, 2, 3, 1)[rows]).permute(0, 3, 1, 2)
 
     def targets(self) -> Tensor:
         """int64 `(N,)`: the class of every row."""
@@ -44,9 +91,12 @@ class Pixels:
 
     def part(self, keep: Callable[[Record], bool]) -> Pixels:
         """The rows whose records `keep` says yes to; they are copied only where they are not one run of rows."""
+        data = self.data.where(keep)
+        if isinstance(self.array, Undecoded):
+            return Pixels(data, Undecoded(data, self.array.road, self.array.threads))
         rows = np.flatnonzero([keep(record) for record in self.data.records])
         whole = len(rows) > 0 and rows[-1] - rows[0] + 1 == len(rows)
-        return Pixels(self.data.where(keep), self.array[rows[0] : rows[-1] + 1] if whole else self.array[rows])
+        return Pixels(data, self.array[rows[0] : rows[-1] + 1] if whole else self.take(rows).numpy())
 
 
 def picture(data: Dataset, record: Record) -> np.ndarray:
@@ -62,7 +112,7 @@ def build(
     data: Dataset,
     roads: Sequence[Preprocessing],
     *,
-    threads: int = 2,
+    threads: int = THREADS,
     folder: Path | None = None,
 ) -> Work[tuple[Dataset, list[Pixels]]]:
     """Decode every picture once and prepare it by each of `roads`. Long work: yields how many are done.
@@ -74,10 +124,11 @@ def build(
         folder: where a cache that is too large for memory goes; a temporary folder by default.
 
     Returns:
-        `data` without the refused pictures, which its `refused` lists, and one Pixels a road.
+        `data` without the refused pictures, which its `refused` lists, and one Pixels a road. Where the disk cannot
+        hold one, its `array` is Undecoded and its `notice` says so.
 
     Raises:
-        MachineError: when the disk cannot hold the cache.
+        MachineError: when the folder cannot be written to.
         DataError: when no picture is left.
     """
     arrays = [_allocate(len(data), road.size, folder) for road in roads]
@@ -91,8 +142,21 @@ def build(
     if refused:
         left = [data.records[row] for row in kept]
         data = _without(data, left, [refusal for _, refusal in refused])
-        arrays = [_compact(array, kept) for array in arrays]
-    return data, [Pixels(data, array) for array in arrays]
+    found = []
+    for road, array in zip(roads, arrays):
+        if array is None:
+            found.append(Pixels(data, Undecoded(data, road, threads), _notice(len(data), road)))
+        else:
+            found.append(Pixels(data, (_compact(array, kept) if refused else array).transpose(0, 3, 1, 2)))
+    return data, found
+
+
+def _notice(n: int, road: Preprocessing) -> str:
+    size = n * 3 * road.size**2 / 2**30
+    return (
+        f"no room for a cache of {size:,.1f} GiB ({n:,} pictures at {road.size} px): "
+        "they are decoded again each time, which is slower and gives the same"
+    )
 
 
 def _without(data: Dataset, left: Sequence[Record], refused: Sequence[Refusal]) -> Dataset:
@@ -115,32 +179,41 @@ def _compact(array: np.ndarray, kept: np.ndarray) -> np.ndarray:
     return array[: len(kept)]
 
 
-def _allocate(n: int, size: int, folder: Path | None) -> np.ndarray:
-    shape = (n, 3, size, size)
+def _allocate(n: int, size: int, folder: Path | None) -> np.ndarray | None:
+    """uint8 `(n, size, size, 3)`, in memory or in a file; None where the disk has no room for it."""
+    shape = (n, size, size, 3)
     length = n * 3 * size * size
     if length <= MEMORY_BYTES:
         return np.empty(shape, np.uint8)
     # The file has no name to clean up later, and the map keeps it open for as long as it is needed.
     with errors.writing("the picture cache"), tempfile.TemporaryFile(dir=folder) as file:
-        if hasattr(os, "posix_fallocate"):
+        if shutil.disk_usage(folder or tempfile.gettempdir()).free < length + SPARE_BYTES:
+            return None
+        try:
             # A file with holes meets a full disk only when its map is written to: then a signal ends the process.
-            os.posix_fallocate(file.fileno(), 0, length)
-        else:
-            file.truncate(length)
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, length)
+            else:
+                file.truncate(length)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                return None
+            raise
         return np.memmap(file, np.uint8, "r+", shape=shape)
 
 
 def _fill(
-    data: Dataset, roads: Sequence[Preprocessing], arrays: Sequence[np.ndarray], threads: int
+    data: Dataset, roads: Sequence[Preprocessing], arrays: Sequence[np.ndarray | None], threads: int
 ) -> Iterator[Refusal | None]:
     def one(row: int) -> Refusal | None:
         record = data.records[row]
         try:
-            decoded = picture(data, record)
+            prepared = preprocessing.load_each(roads, data.store.read(record.key))
         except errors.PictureError as error:
             return Refusal(record.key, error.code, str(error))
-        for road, array in zip(roads, arrays):
-            array[row] = preprocessing.prepare(road, decoded).numpy()
+        for image, array in zip(prepared, arrays):
+            if array is not None:
+                array[row] = image.permute(1, 2, 0).numpy()
         return None
 
     with ThreadPoolExecutor(threads) as pool:
