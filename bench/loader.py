@@ -162,11 +162,12 @@ def row(number: str, work: str, goal: str, ours: str, rates: dict[str, list[floa
     print(f"  {ratio:.2f} times {best}; goal {goal}")
     sides = {name: {"median": medians[name], "runs": found} for name, found in rates.items()}
     return {
-        "row": number, "work": work, "goal": goal, "unit": "img/s", "ours": ours, "against": best, "ratio": ratio, "sides": sides,
+        "row": number, "work": work, "goal": goal, "unit": "img/s",
+        "ours": ours, "against": best, "ratio": ratio, "sides": sides,
     }  # fmt: skip
 
 
-def memory(folder: Path, rounds: int) -> Iterator[dict[str, Any]]:
+def memory(folder: Path) -> Iterator[dict[str, Any]]:
     """Row 8: the peak of a process that does nothing else."""
     for number in ("1", "3"):
         peaks = {}
@@ -227,7 +228,7 @@ def rows(wanted: set[str], folder: Path, rounds: int) -> Iterator[dict[str, Any]
         sides = {ours: cached(small, 224, epochs=10), first: streamed(small, 224)}
         yield row("3", "second epoch from the cache at 224, against row 1", "≥ 8", ours, measured(sides, rounds))
     if "8" in wanted:
-        yield from memory(folder, rounds)
+        yield from memory(folder)
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -69,7 +70,9 @@ def test_the_cache_is_byte_equal_to_the_uncached_road() -> None:
     for pixels, road in zip(caches, ROADS):
         assert pixels.array.dtype == np.uint8
         assert np.array_equal(pixels.array, expected(data, road))
+        assert pixels.array.transpose(0, 2, 3, 1).flags.c_contiguous
         assert pixels.data is kept
+        assert not pixels.notice
 
 
 def test_refused_pictures_are_removed_listed_and_not_replaced() -> None:
@@ -132,22 +135,70 @@ def test_only_pictures_are_refused_and_a_bug_is_not_swallowed(monkeypatch: pytes
         finished(cache.build(dataset(5), ROADS))
 
 
-@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="only where space can be asked for beforehand")
-def test_a_full_disk_is_found_before_any_picture_is_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def jpeg(number: int) -> bytes:
+    """Of 400 × 600 pixels: one road of ROADS takes it at 1/8, the other whole is never needed."""
+    buffer = BytesIO()
+    rough = np.random.default_rng(number).integers(0, 256, (20, 30, 3), np.uint8)
+    Image.fromarray(rough).resize((600, 400)).save(buffer, "jpeg")
+    return buffer.getvalue()
+
+
+def test_reduced_jpegs_are_the_same_on_every_road() -> None:
+    """Of the road of 150 pixels they are decoded at 1/1: a cache of both is one cache each."""
+    data = dataset(4, {number: jpeg(number) for number in range(3)})
+    roads = [Preprocessing(32), Preprocessing(150), Preprocessing(48, "crop"), Preprocessing(40, "letterbox")]
+    _, together = finished(cache.build(data, roads))
+    for road, pixels in zip(roads, together):
+        (alone,) = finished(cache.build(data, [road]))[1]
+        assert np.array_equal(pixels.array, alone.array)
+        loaded = [preprocessing.load(road, data.store.read(record.key)).numpy() for record in data.records]
+        assert np.array_equal(pixels.array, np.stack(loaded))
+
+
+def full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+NO_ROOM = {
+    "the disk says so": ("os.posix_fallocate", full),
+    "the disk is smaller": (
+        "shutil.disk_usage",
+        lambda _: SimpleNamespace(free=cache.SPARE_BYTES + 5 * 3 * 16 * 16 - 1),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NO_ROOM)
+@pytest.mark.parametrize("broken", [{}, {1: b"no picture"}])
+def test_without_room_pictures_are_decoded_each_time(
+    name: str, broken: dict[int, bytes | None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """A file with holes would be made gladly, and writing to its map would end the process with SIGBUS."""
-    asked: list[int] = []
-
-    def full(file: int, offset: int, length: int) -> None:
-        asked.append(length)
-        raise OSError(errno.ENOSPC, "No space left on device")
-
+    data = dataset(5, broken)
+    wanted, (kept,) = finished(cache.build(data, ROADS[:1]))
     monkeypatch.setattr(cache, "MEMORY_BYTES", 0)
-    monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(MachineError, match=r"could not write the picture cache: .*Free some space") as caught:
-        finished(cache.build(dataset(5), ROADS, folder=tmp_path))
-    assert caught.value.exit_code == 5
-    assert asked == [5 * 3 * 16 * 16]
+    monkeypatch.setattr(*NO_ROOM[name], raising=False)  # type: ignore[arg-type]
+    found, (pixels,) = finished(cache.build(data, ROADS[:1], folder=tmp_path))
+    assert found == wanted
     assert not list(tmp_path.iterdir())
+    assert "no room for a cache of 0.0 GiB (5 pictures at 16 px)" in pixels.notice
+    assert isinstance(pixels.array, cache.Undecoded)
+    assert (pixels.array.shape, pixels.array.dtype) == (kept.array.shape, kept.array.dtype)
+    every = np.arange(len(found))
+    for rows in (every, every[::-1], every[:0], np.array([2, 0, 2])):
+        assert torch.equal(pixels.take(rows), kept.take(rows))
+    assert np.array_equal(pixels.array[1:3], kept.array[1:3])
+    assert np.array_equal(pixels.picture(1), kept.picture(1))
+    assert torch.equal(pixels.targets(), kept.targets())
+    val, kept_val = (one.part(lambda record: record.key != "000.png") for one in (pixels, kept))
+    assert val.data == kept_val.data
+    assert np.array_equal(val.array[:], kept_val.array)
+
+
+def test_a_picture_that_vanishes_later_is_an_error_and_no_other_picture() -> None:
+    data = dataset(5, {2: None})
+    with pytest.raises(PictureError, match="vanished"):
+        cache.Undecoded(data, ROADS[0])[:]
 
 
 def test_a_folder_that_is_not_there_is_the_machines_fault(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
