@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -29,14 +30,23 @@ SPARE_BYTES = 2**30  # that a cache leaves free on its disk
 THREADS = min(16, os.cpu_count() or 2)
 
 
+Index = int | slice | np.ndarray
+
+
+class Rows(Protocol):
+    """What Pixels need of an array: uint8 `(N, 3, T, T)`, indexed on its first axis."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, rows: Index, /) -> np.ndarray: ...
+
+
 class Undecoded:
-    """Stands for an array of prepared pictures, uint8 `(N, 3, T, T)`, that is not kept: what is taken is decoded.
+    """Stands for an array of prepared pictures that is not kept: what is taken is decoded.
 
-    Indexed like the array, on its first axis: by a number, a slice, or an array of row numbers. Raises PictureError
-    when a picture can no longer be read.
+    Raises PictureError when a picture can no longer be read.
     """
-
-    dtype = np.dtype(np.uint8)
 
     def __init__(self, data: Dataset, road: Preprocessing, threads: int = THREADS) -> None:
         self.data, self.road, self.threads = data, road, threads
@@ -45,18 +55,32 @@ class Undecoded:
     def __len__(self) -> int:
         return len(self.data)
 
-    def __getitem__(self, rows: int | slice | np.ndarray) -> np.ndarray:
+    def __getitem__(self, rows: Index) -> np.ndarray:
         if not isinstance(rows, slice | np.ndarray):
             return preprocessing.load(self.road, self.data.store.read(self.data.records[rows].key)).numpy()
         numbers = np.arange(len(self))[rows]
-        made = np.empty((len(numbers), *self.shape[2:], 3), np.uint8)
+        made = np.empty((len(numbers), *self.shape[2:], 3), np.uint8).transpose(0, 3, 1, 2)
 
         def fill(place: int) -> None:
-            made[place] = self[int(numbers[place])].transpose(1, 2, 0)
+            made[place] = self[numbers[place]]
 
         with ThreadPoolExecutor(self.threads) as pool:
             list(pool.map(fill, range(len(numbers))))
-        return made.transpose(0, 3, 1, 2)
+        return made
+
+
+class Selected:
+    """Some rows of an array, in any order, without a copy of them all."""
+
+    def __init__(self, array: Rows, rows: np.ndarray) -> None:
+        self.array, self.rows = array, rows
+        self.shape = (len(rows), *array.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, rows: Index) -> np.ndarray:
+        return self.array[self.rows[rows]]
 
 
 @dataclass(frozen=True)
@@ -69,7 +93,7 @@ class Pixels:
     """
 
     data: Dataset
-    array: np.ndarray | Undecoded
+    array: Rows
     notice: str = ""
 
     def __len__(self) -> int:
@@ -81,22 +105,19 @@ class Pixels:
 
     def take(self, rows: np.ndarray) -> Tensor:
         """uint8 `(B, 3, T, T)`: a copy of these rows."""
-        if isinstance(self.array, Undecoded):
-            return torch.from_numpy(self.array[rows])
-        return torch.from_numpy(self.array.transpose(0, 2, 3, 1)[rows]).permute(0, 3, 1, 2)
+        return torch.from_numpy(self.array[rows])
 
     def targets(self) -> Tensor:
         """int64 `(N,)`: the class of every row."""
         return torch.tensor([record.target for record in self.data.records], dtype=torch.int64)
 
     def part(self, keep: Callable[[Record], bool]) -> Pixels:
-        """The rows whose records `keep` says yes to; they are copied only where they are not one run of rows."""
-        data = self.data.where(keep)
-        if isinstance(self.array, Undecoded):
-            return Pixels(data, Undecoded(data, self.array.road, self.array.threads))
+        """The rows whose records `keep` says yes to; no picture is copied."""
         rows = np.flatnonzero([keep(record) for record in self.data.records])
-        whole = len(rows) > 0 and rows[-1] - rows[0] + 1 == len(rows)
-        return Pixels(data, self.array[rows[0] : rows[-1] + 1] if whole else self.take(rows).numpy())
+        whole = len(rows) > 0 and rows[-1] - rows[0] + 1 == len(rows) and isinstance(self.array, np.ndarray)
+        return Pixels(
+            self.data.where(keep), self.array[rows[0] : rows[-1] + 1] if whole else Selected(self.array, rows)
+        )
 
 
 def picture(data: Dataset, record: Record) -> np.ndarray:
