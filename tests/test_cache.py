@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Mapping
+import shutil
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -200,6 +203,114 @@ def test_a_picture_that_vanishes_later_is_an_error_and_no_other_picture() -> Non
     data = dataset(5, {2: None})
     with pytest.raises(PictureError, match="vanished"):
         cache.Undecoded(data, ROADS[0])[:]
+
+
+# Kept for the next run ------------------------------------------------------------------------------------------------
+
+
+def never(*_: Any) -> Any:
+    raise AssertionError("decoded")
+
+
+def known(data: Dataset) -> Dataset:
+    """`data` whose records say what their files hold, as those of `sources.read` do."""
+    files: dict[str, bytes] = data.store.files  # type: ignore[attr-defined]
+    records = [replace(r, size=len(files[r.key]), crc=zlib.crc32(files[r.key])) for r in data.records]
+    return replace(data, records=tuple(records))
+
+
+@pytest.mark.parametrize("broken", [{}, {0: b"no picture", 7: png(8)[:200], 69: b"x"}])
+def test_a_cache_that_was_kept_is_the_same(
+    broken: dict[int, bytes | None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    data = known(dataset(70, broken))
+    first = finished(cache.build(data, ROADS, keep=tmp_path / "new"))
+    assert len(list((tmp_path / "new").iterdir())) == 2
+    monkeypatch.setattr(preprocessing, "load_each", never)
+    again = finished(cache.build(data, ROADS, keep=tmp_path / "new"))
+    assert again[0] == first[0]
+    for old, new in zip(first[1], again[1]):
+        assert np.array_equal(old.array, new.array)
+        assert new.array.transpose(0, 2, 3, 1).flags.c_contiguous
+        assert new.array.flags.writeable
+    assert list(cache.build(data, ROADS[1:], keep=tmp_path / "new")) == [70]
+    with pytest.raises(AssertionError, match="decoded"):
+        finished(cache.build(data, [*ROADS, Preprocessing(17)], keep=tmp_path / "new"))
+
+
+def other_content(data: Dataset) -> Dataset:
+    return known(dataset(20, {3: png(99)}))
+
+
+def other_order(data: Dataset) -> Dataset:
+    return replace(data, records=data.records[::-1])
+
+
+@pytest.mark.parametrize("change", [other_content, other_order])
+def test_a_cache_of_other_data_is_not_used_and_dropped(change: Callable[[Dataset], Dataset], tmp_path: Path) -> None:
+    data = known(dataset(20))
+    finished(cache.build(data, ROADS, keep=tmp_path))
+    before = set(tmp_path.iterdir())
+    changed = change(data)
+    kept, caches = finished(cache.build(changed, ROADS, keep=tmp_path))
+    for pixels, road in zip(caches, ROADS):
+        assert np.array_equal(pixels.array, expected(kept, road))
+    after = set(tmp_path.iterdir())
+    assert len(after) == 2
+    assert not after & before
+
+
+def test_another_version_does_not_use_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    data = known(dataset(5))
+    finished(cache.build(data, ROADS, keep=tmp_path))
+    monkeypatch.setattr(cache, "_MAKERS", ("2",))
+    monkeypatch.setattr(preprocessing, "load_each", never)
+    with pytest.raises(AssertionError, match="decoded"):
+        finished(cache.build(data, ROADS, keep=tmp_path))
+
+
+@pytest.mark.parametrize("at", [0, 100, 300, -300, -20, -1])
+@pytest.mark.parametrize("damage", ["changed", "cut"])
+def test_a_damaged_cache_is_made_again(at: int, damage: str, tmp_path: Path) -> None:
+    data = known(dataset(20, {3: b"no picture"}))
+    finished(cache.build(data, ROADS[:1], keep=tmp_path))
+    (file,) = tmp_path.iterdir()
+    content = bytearray(file.read_bytes())
+    content[at] ^= 1
+    file.write_bytes(content[:at] if damage == "cut" else content)
+    kept, (pixels,) = finished(cache.build(data, ROADS[:1], keep=tmp_path))
+    assert np.array_equal(pixels.array, expected(kept, ROADS[0]))
+    assert [r.key for r in kept.refused[1:]] == ["003.png"]
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_the_caches_that_are_kept_are_bounded_and_the_oldest_go(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    size = 5 * 3 * 16 * 16
+    monkeypatch.setattr(cache, "KEPT_BYTES", 3 * size + 1000)
+    names = ["a", "b", "c", "d"]
+    sets = [replace(known(dataset(5)), name=name) for name in names]
+    for when, data in enumerate(sets[:3]):
+        finished(cache.build(data, ROADS[:1], keep=tmp_path))
+        newest = max(tmp_path.iterdir(), key=lambda file: file.stat().st_mtime_ns)
+        os.utime(newest, (when, when))
+    finished(cache.build(sets[0], ROADS[:1], keep=tmp_path))  # used now
+    finished(cache.build(sets[3], ROADS[:1], keep=tmp_path))
+    assert sorted(file.name[0] for file in tmp_path.iterdir()) == ["a", "c", "d"]
+
+
+def test_what_cannot_or_need_not_be_kept_is_not(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    finished(cache.build(dataset(5), ROADS, keep=tmp_path))  # records that do not know their content
+    data = known(dataset(5))
+    (tmp_path / "file").touch()
+    finished(cache.build(data, ROADS, keep=tmp_path / "file"))
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+        finished(cache.build(data, ROADS, keep=tmp_path))
+    monkeypatch.setattr(cache, "MEMORY_BYTES", 5 * 3 * 16 * 16)
+    finished(cache.build(data, ROADS, keep=tmp_path))
+    assert len([file for file in tmp_path.iterdir() if file.name != "file"]) == 1
 
 
 def test_a_folder_that_is_not_there_is_the_machines_fault(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
