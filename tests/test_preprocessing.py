@@ -79,9 +79,12 @@ def jpeg(picture: np.ndarray, **options: Any) -> bytes:
 
 @pytest.mark.parametrize("fit", ["squash", "letterbox", "crop"])
 @pytest.mark.parametrize("size", [24, 50, 100, 224, 285])
-def test_a_reduced_jpeg_is_close_to_one_decoded_whole(photograph: np.ndarray, fit: Any, size: int) -> None:
+@pytest.mark.parametrize("portrait", [False, True])
+def test_a_reduced_jpeg_is_close_to_one_decoded_whole(
+    photograph: np.ndarray, fit: Any, size: int, portrait: bool
+) -> None:
     road = Preprocessing(size, fit)
-    data = jpeg(photograph)
+    data = jpeg(np.ascontiguousarray(photograph.transpose(1, 0, 2)) if portrait else photograph)
     reduced, whole = (image.float() for image in (load(road, data), prepare(road, codecs.decode(data))))
     signal = 20 * math.log10(255 / max(float((reduced - whole).square().mean().sqrt()), 1e-3))
     assert signal > 36

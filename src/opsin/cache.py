@@ -297,7 +297,7 @@ def _recalled(file: Path | None, n: int, size: int) -> tuple[np.ndarray, dict[in
             array = np.load(opened, allow_pickle=False)
             about = json.loads(opened.read())
         refused = {int(row): Refusal(**told) for row, told in about["refused"].items()}
-        if array.shape != (n - len(refused), size, size, 3) or zlib.crc32(array) != about["crc"]:
+        if array.shape != (n - len(refused), size, size, 3) or zlib.crc32(array.data) != about["crc"]:
             return None
         os.utime(file)  # the oldest go first
     except (OSError, ValueError, KeyError, TypeError, EOFError):
@@ -309,7 +309,7 @@ def _remember(file: Path | None, array: np.ndarray, refused: Mapping[int, Refusa
     """Keep a cache, where there is room. That it cannot be kept is no error: nothing was lost but time."""
     if file is None:
         return
-    about = {"refused": {row: dataclasses.asdict(told) for row, told in refused.items()}, "crc": zlib.crc32(array)}
+    about = {"refused": {row: dataclasses.asdict(told) for row, told in refused.items()}, "crc": zlib.crc32(array.data)}
     part = file.with_name(f".{file.name}.{os.getpid()}")
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)

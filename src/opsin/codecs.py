@@ -110,20 +110,19 @@ def decode(data: bytes | np.ndarray, limits: Limits = LIMITS, *, reduced: int = 
             return _decoded(data, format, limits, reduced)
 
 
-def reduction(data: bytes | np.ndarray, shorter: float, longer: float = 0) -> int:
-    """The most that `decode` may reduce `data` by, so that its sides still have these lengths: 8, 4, 2 or 1.
+def sides(data: bytes | np.ndarray) -> tuple[int, int] | None:
+    """The shorter and the longer side of a JPEG, by its header; None for what `decode` does not reduce.
 
-    >>> reduction(b"no picture", 100)
-    1
+    >>> sides(b"no JPEG") is None
+    True
     """
     if isinstance(data, np.ndarray) or sniff(data) != "JPEG":
-        return 1
+        return None
     try:
         height, width = simplejpeg.decode_jpeg_header(data)[:2]
     except ValueError:
-        return 1
-    short, long = sorted((height, width))
-    return next((by for by in (8, 4, 2) if _divided(short, by) >= shorter and _divided(long, by) >= longer), 1)
+        return None
+    return min(height, width), max(height, width)
 
 
 def encode_png(picture: np.ndarray) -> bytes:

@@ -97,32 +97,37 @@ def load_each(roads: Sequence[Preprocessing], data: bytes | np.ndarray) -> list[
     """What `load` gives by each of `roads`; decoded once where they take the same reduction. Raises what it does."""
     decoded: dict[int, np.ndarray] = {}
     prepared = []
+    sides = codecs.sides(data)
     for road in roads:
-        by = codecs.reduction(data, *_least(road))
+        by = _reduction(road, *sides) if sides else 1
         if by not in decoded:
             decoded[by] = codecs.decode(data, reduced=by)
-        prepared.append(prepare(road, decoded[by]))
+        prepared.append(prepare(road, decoded[by], sides=sides))
     return prepared
 
 
-def _least(preprocessing: Preprocessing) -> tuple[float, float]:
-    """The least lengths of the shorter and the longer side of a picture that keep its quality on this road."""
-    side = ROOM * preprocessing.size
-    if preprocessing.fit == "letterbox":
-        return 0, side
-    return (side / preprocessing.crop_fraction if preprocessing.fit == "crop" else side), 0
+def _reduction(preprocessing: Preprocessing, shorter: int, longer: int) -> int:
+    """By how much a picture of these sides may be reduced: 8, 4, 2 or 1."""
+    side = longer if preprocessing.fit == "letterbox" else shorter
+    target = preprocessing.size / (preprocessing.crop_fraction if preprocessing.fit == "crop" else 1)
+    return next((by for by in (8, 4, 2) if side // by >= ROOM * target), 1)
 
 
-def prepare(preprocessing: Preprocessing, picture: np.ndarray) -> Tensor:
+def prepare(preprocessing: Preprocessing, picture: np.ndarray, *, sides: tuple[int, int] | None = None) -> Tensor:
     """One picture, uint8 `(H, W, 3)`, to uint8 `(3, S, S)`: all of the geometry, none of the normalisation.
+
+    Args:
+        sides: the shorter and the longer side that `picture` had before it was reduced, which rounded them.
 
     The result's memory is channels last, and its own.
     """
     image = torch.from_numpy(picture).permute(2, 0, 1)
     if preprocessing.fit == "squash":
         return _resize(image, preprocessing.size, preprocessing.size, preprocessing)
+    shorter, longer = sides or sorted(picture.shape[:2])
+    height, width = (shorter, longer) if picture.shape[0] <= picture.shape[1] else (longer, shorter)
     fit = _letterbox if preprocessing.fit == "letterbox" else _centre_crop
-    return fit(image, preprocessing)
+    return fit(image, height, width, preprocessing)
 
 
 def normalise(preprocessing: Preprocessing, images: Tensor) -> Tensor:
@@ -152,10 +157,10 @@ def _channels_last(image: Tensor) -> Tensor:
     return image.permute(1, 2, 0).contiguous().permute(2, 0, 1)
 
 
-def _letterbox(image: Tensor, preprocessing: Preprocessing) -> Tensor:
+def _letterbox(image: Tensor, height: int, width: int, preprocessing: Preprocessing) -> Tensor:
     side = preprocessing.size
-    scale = side / max(image.shape[1:])
-    height, width = (max(1, round(length * scale)) for length in image.shape[1:])
+    scale = side / max(height, width)
+    height, width = (max(1, round(length * scale)) for length in (height, width))
     colour = torch.tensor([round(m * 255) for m in preprocessing.mean], dtype=torch.uint8)
     canvas = colour.repeat(side, side, 1).permute(2, 0, 1)
     top, left = (side - height) // 2, (side - width) // 2
@@ -163,10 +168,10 @@ def _letterbox(image: Tensor, preprocessing: Preprocessing) -> Tensor:
     return canvas
 
 
-def _centre_crop(image: Tensor, preprocessing: Preprocessing) -> Tensor:
+def _centre_crop(image: Tensor, height: int, width: int, preprocessing: Preprocessing) -> Tensor:
     side = preprocessing.size
-    scale = max(side, round(side / preprocessing.crop_fraction)) / min(image.shape[1:])
-    height, width = (max(side, round(length * scale)) for length in image.shape[1:])
+    scale = max(side, round(side / preprocessing.crop_fraction)) / min(height, width)
+    height, width = (max(side, round(length * scale)) for length in (height, width))
     resized = _resize(image, height, width, preprocessing)
     top, left = (height - side) // 2, (width - side) // 2
     return _channels_last(resized[:, top : top + side, left : left + side])
