@@ -305,7 +305,7 @@ def _cut_jpeg(data: bytes) -> bool:
     while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] != b"\xda":
         stuffed = data[at + 1 : at + 2] == b"\xff"
         at += 1 if stuffed else 2 + max(2, int.from_bytes(data[at + 2 : at + 4], "big"))
-    return data.find(b"\xff\xd9", at) < 0
+    return data.rfind(b"\xff\xd9", at) < 0
 
 
 def _changed_png(data: bytes) -> bool:

@@ -146,9 +146,11 @@ def enlarged(preprocessing: Preprocessing, margin: float) -> Preprocessing:
 def _resize(image: Tensor, height: int, width: int, preprocessing: Preprocessing) -> Tensor:
     if image.shape[1:] == (height, width):
         return _channels_last(image.clone())
-    # torch's kernel for antialiased uint8 works on one thread, without Python's lock: threads over pictures pay.
+    # torch's kernel for antialiased uint8 works on one thread, without Python's lock: threads over pictures pay. It
+    # takes a batch for channels last by its strides, which `image[None]` would not have: half again as slow.
+    batch = image.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
     resized = functional.interpolate(
-        image[None], size=(height, width), mode=preprocessing.interpolation, antialias=True, align_corners=False
+        batch, size=(height, width), mode=preprocessing.interpolation, antialias=True, align_corners=False
     )
     return _channels_last(resized[0])
 
