@@ -312,7 +312,7 @@ def _remember(file: Path | None, array: np.ndarray, refused: Mapping[int, Refusa
     about = {"refused": {row: dataclasses.asdict(told) for row, told in refused.items()}, "crc": zlib.crc32(array.data)}
     part = file.with_name(f".{file.name}.{os.getpid()}")
     with suppress(OSError):
-        file.parent.mkdir(parents=True, exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)  # pictures may be nobody else's business
         _make_room(file, array.nbytes)
         if shutil.disk_usage(file.parent).free < array.nbytes + SPARE_BYTES:
             return
