@@ -471,7 +471,7 @@ def _sharpness(z: np.ndarray, labels: np.ndarray, means: np.ndarray, counts: np.
     distances[np.arange(len(z)), labels] = ((z - left) ** 2).mean(1)
     asked = own > 1
     if not asked.any():
-        return 1 / z.shape[1]
+        return 1.0 / int(z.shape[1])
     tried = 10 ** np.arange(-2, 3.1, 0.25)
     losses = [_cross_entropy(-scale * distances[asked] / 2, labels[asked]) for scale in tried]
     return float(tried[int(np.argmin(losses))] / z.shape[1])
