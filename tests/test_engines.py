@@ -94,7 +94,7 @@ def test_networks_of_the_table_run_on_every_engine(name: str, engine: str) -> No
 
 
 def test_an_unknown_engine_is_refused() -> None:
-    with pytest.raises(CallError, match="unknown engine 'openvin'.*Did you mean 'openvino'"):
+    with pytest.raises(CallError, match=r"unknown engine 'openvin'.*Did you mean 'openvino'"):
         build(Logits(seeded(Net), ROAD), "openvin", How())
 
 

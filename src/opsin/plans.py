@@ -185,17 +185,17 @@ def settle(
             reference's, then the other's. By default the share of rows with the same largest value.
         memory, work: where choices are kept, and for what; `work` names the weights, on which agreement depends.
     """
+    plain = dataclasses.replace(offered[0], precision="fp32", channels_last=True, engine="torch")
+    reference, few = build(plain), sample[:TIMED]
+    if plain in offered and _seconds(lambda: reference(few)) * pictures < SHORT * len(few):
+        return Choice(plain, reference)
     if memory and (known := remembered(memory, work, list(offered))):
         return Choice(known, build(known))
-    plain = dataclasses.replace(offered[0], precision="fp32", channels_last=True, engine="torch")
-    reference = build(plain)
-    if plain in offered and _seconds(lambda: reference(sample[:TIMED])) * pictures < SHORT * len(sample[:TIMED]):
-        return Choice(plain, reference)
     built, notes = _built([plan for plan in offered if plan != plain], build)
     ready = {plain: reference, **built} if plain in offered else built
-    seconds = choose({plan: _call(engine, sample[:TIMED]) for plan, engine in ready.items()})[1] if ready else {}
+    seconds = choose({plan: _call(engine, few) for plan, engine in ready.items()})[1] if ready else {}
     if seconds:
-        notes.append(_rates(seconds, len(sample[:TIMED])))
+        notes.append(_rates(seconds, len(few)))
     expected = reference(sample[:ENOUGH])
     for plan in sorted(seconds, key=seconds.__getitem__):
         share = 1.0 if plan == plain else (agreement or same_answers)(expected, ready[plan](sample[:ENOUGH]))
