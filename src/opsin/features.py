@@ -121,11 +121,15 @@ def extract(
 
 
 def _ahead(pool: ThreadPoolExecutor, array: np.ndarray, starts: Sequence[int]) -> Iterator[np.ndarray]:
-    """The batches that begin at `starts`, each copied while its predecessor is used."""
-    waiting = pool.submit(np.array, array[:BATCH])
+    """The batches that begin at `starts`, each read while its predecessor is used."""
+
+    def read(start: int) -> np.ndarray:
+        return np.array(array[start : start + BATCH])
+
+    waiting = pool.submit(read, 0)
     for start in starts:
         images = waiting.result()
-        waiting = pool.submit(np.array, array[start + BATCH : start + 2 * BATCH])
+        waiting = pool.submit(read, start + BATCH)
         yield images
 
 
