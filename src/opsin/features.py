@@ -82,7 +82,7 @@ def engine(network: nn.Module, road: Preprocessing, plan: Plan) -> Engine:
 def agreement(expected: np.ndarray, found: np.ndarray, targets: np.ndarray) -> float:
     """The share of pictures for which vectors `(M, D)` of two engines say the same, as `settle` explains.
 
-    With one class, or two pictures, it is the share of vectors whose distance is at most CLOSE of their length.
+    Where a half has one class only, it is the share of vectors whose distance is at most CLOSE of their length.
     """
     if not np.isfinite(found).all():
         return 0.0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import platform
 import statistics
@@ -33,6 +34,9 @@ AGREE = 0.995  # the least share of pictures on which an engine must answer as t
 ENOUGH = 200  # pictures that are asked for it: fewer cannot tell 99.5 % from 99 %
 TIMED = 16  # pictures a timed call
 SHORT = 10.0  # seconds of work that is not worth measuring for
+# What is offered for inference: the reference, then as they were ranked where they were measured.
+ORDER = (("torch", "fp32"), ("torch", "bf16"), ("openvino", "bf16"), ("openvino", "fp32"), ("onnxruntime", "fp32"))
+GAIN = 2.0  # how many times as fast as the fastest so far another engine may be hoped to be
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ def candidates(*, device: str = "auto", precision: str = "auto", threads: int = 
 def inference_candidates(
     *, device: str = "auto", precision: str = "auto", engine: str = "auto", threads: int = 0
 ) -> list[Plan]:
-    """The plans for a network that only answers, the plain one first; what is given is not varied.
+    """The plans for a network that only answers, in ORDER; what is given is not varied.
 
     Engines that are not installed are left out, unless one is asked for.
 
@@ -88,9 +92,9 @@ def inference_candidates(
     chosen = _device(device if engine in ("auto", "torch") or device != "auto" else "cpu")
     offered = [
         Plan(chosen, kind, True, threads or torch.get_num_threads(), name)
-        for name in _engines(engine)
-        for kind in _precisions(precision)
-        if name == "torch" or (chosen == "cpu" and (name, kind) != ("onnxruntime", "bf16"))
+        for name, kind in ORDER
+        if name in _engines(engine) and kind in _precisions(precision)
+        if name == "torch" or chosen == "cpu"
     ]
     if not offered:
         raise CallError(
@@ -172,9 +176,9 @@ def settle(
 ) -> Choice:
     """The fastest plan whose engine answers as the reference does, which is torch in fp32, and its engine.
 
-    Work that the reference does in SHORT seconds is the reference's. For longer work all engines are timed, and the
-    fastest that agrees on ENOUGH pictures is taken; the others' refusals are in the notes. The reference takes the
-    work when nobody else can.
+    Work that the reference does in SHORT seconds is the reference's. For longer work engines are built and timed, in
+    the order of `offered`, for as long as what another could save repays its building; the fastest that agrees on
+    ENOUGH pictures is taken. The others' refusals are in the notes. The reference takes the work when nobody else can.
 
     Args:
         offered: what `inference_candidates` gave.
@@ -191,8 +195,7 @@ def settle(
         return Choice(plain, reference)
     if memory and (known := remembered(memory, work, list(offered))):
         return Choice(known, build(known))
-    built, notes = _built([plan for plan in offered if plan != plain], build)
-    ready = {plain: reference, **built} if plain in offered else built
+    ready, notes = _built(offered, lambda plan: reference if plan == plain else build(plan), few, pictures)
     seconds = choose({plan: _call(engine, few) for plan, engine in ready.items()})[1] if ready else {}
     if seconds:
         notes.append(_rates(seconds, len(few)))
@@ -212,13 +215,30 @@ def same_answers(expected: np.ndarray, found: np.ndarray) -> float:
     return float((expected.argmax(1) == found.argmax(1)).mean()) if np.isfinite(found).all() else 0.0
 
 
-def _built(offered: Sequence[Plan], build: Callable[[Plan], Engine]) -> tuple[dict[Plan, Engine], list[str]]:
-    built, notes = {}, []
+def _built(
+    offered: Sequence[Plan], build: Callable[[Plan], Engine], few: np.ndarray, pictures: int
+) -> tuple[dict[Plan, Engine], list[str]]:
+    """Engines of `offered` in their order, and why others are none.
+
+    An engine is built only where one that is GAIN times as fast as the fastest so far would save the time that the
+    building of the one before it took.
+    """
+    built: dict[Plan, Engine] = {}
+    notes: list[str] = []
+    left, took = math.inf, 0.0
     for plan in offered:
+        if took > left * (1 - 1 / GAIN):
+            break
+        began = time.perf_counter()
         try:
-            built[plan] = build(plan)
+            made = build(plan)
         except MachineError as error:
             notes.append(f"{plan} is not used: {error.message}")
+            continue
+        made(few[:1])  # what is made on the first call counts as building
+        took = time.perf_counter() - began
+        left = min(left, _seconds(_call(made, few)) / len(few) * pictures)
+        built[plan] = made
     return built, notes
 
 
