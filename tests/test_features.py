@@ -266,15 +266,6 @@ def test_a_ready_engine_is_used_and_the_next_batch_is_read_while_it_runs() -> No
     np.testing.assert_array_equal(found, pixels.array.reshape(150, -1)[:, :4])
 
 
-def test_mirrored_pictures_are_mirrored() -> None:
-    pixels = job(recipe(), n=12).batches.pixels
-    turned = features.mirrored(pixels)
-    np.testing.assert_array_equal(turned.array[3, 1, 5], pixels.array[3, 1, 5, ::-1])
-    network = seeded(Net)
-    again = finished(features.extract(network, features.mirrored(turned), ROAD, Plan()))
-    np.testing.assert_array_equal(again, finished(features.extract(network, pixels, ROAD, Plan())))
-
-
 def test_engines_that_differ_too_much_do_not_agree() -> None:
     x, y = vectors(200, 20, 4)
     rng = np.random.default_rng(0)
@@ -324,7 +315,7 @@ def test_the_key_tells_everything_apart_that_vectors_depend_on() -> None:
     keys = [
         same,
         features.key(network, changed, ROAD, Plan()),
-        features.key(network, features.mirrored(pixels), ROAD, Plan()),
+        features.key(network, cache.Pixels(pixels.data, pixels.array[..., ::-1]), ROAD, Plan()),
         features.key(network, pixels, dataclasses.replace(ROAD, std=(1.0, 1.0, 1.0)), Plan()),
         features.key(network, pixels, ROAD, Plan(precision="bf16")),
         features.key(network, pixels, ROAD, Plan(engine="openvino")),

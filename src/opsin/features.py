@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from . import engines, errors, plans, sources
-from .cache import Pixels
+from .cache import Pixels, Rows
 from .engines import Engine
 from .plans import Choice, Plan
 from .preprocessing import Preprocessing
@@ -120,22 +120,17 @@ def extract(
     return np.concatenate(rows)
 
 
-def _ahead(pool: ThreadPoolExecutor, array: np.ndarray, starts: Sequence[int]) -> Iterator[np.ndarray]:
+def _ahead(pool: ThreadPoolExecutor, array: Rows, starts: Sequence[int]) -> Iterator[np.ndarray]:
     """The batches that begin at `starts`, each read while its predecessor is used."""
 
     def read(start: int) -> np.ndarray:
-        return np.array(array[start : start + BATCH])
+        return np.ascontiguousarray(array[start : start + BATCH])
 
     waiting = pool.submit(read, 0)
     for start in starts:
         images = waiting.result()
         waiting = pool.submit(read, start + BATCH)
         yield images
-
-
-def mirrored(pixels: Pixels) -> Pixels:
-    """The same pictures, left and right exchanged: a view."""
-    return Pixels(pixels.data, pixels.array[..., ::-1])
 
 
 # ── vectors that are kept ──
