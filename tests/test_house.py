@@ -189,7 +189,7 @@ def test_no_function_has_more_than_eight_parameters() -> None:
 
 # What is imported when -----------------------------------------------------------------------------------------------
 
-HEAVY = ("torch", "torchvision", "timm", "numpy", "PIL", "scipy", "sklearn", "pydantic")
+HEAVY = ("torch", "torchvision", "timm", "numpy", "PIL", "cv2", "simplejpeg", "scipy", "sklearn", "pydantic")
 
 
 def brought_in(code: str) -> set[str]:
@@ -297,7 +297,7 @@ def test_every_dependency_has_a_lower_bound() -> None:
 
 def test_every_module_that_is_imported_is_a_dependency() -> None:
     """What a module imports on its own account stands in pyproject; the hub's client is timm's, and follows timm."""
-    renamed = {"PIL": "pillow", "sklearn": "scikit-learn", "skimage": "scikit-image"}
+    renamed = {"PIL": "pillow", "sklearn": "scikit-learn", "skimage": "scikit-image", "cv2": "opencv-python-headless"}
     wanted = {re.match(r"[\w.-]+", want)[0].lower().replace("-", "_") for want in project()["dependencies"]}  # type: ignore
     for file in FILES:
         for line, name in imports(file):
