@@ -28,7 +28,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 # A reduced JPEG is still at least this many times as large as what it is resized to. There, twelve photographs differed
-# from those decoded whole by 42, 40 and 39 dB (at 1/2, 1/4, 1/8; mean PSNR, the worst 35), with an SSIM of 0.98 or more.
+# from those decoded whole by 42, 40 and 39 dB (at 1/2, 1/4, 1/8; mean PSNR, the worst 35), with an SSIM above 0.98.
 # At 1.5 it is 44, 42 and 41 dB, at 1 it is 40, 39 and 38.
 ROOM = 1.25
 
