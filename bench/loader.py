@@ -184,17 +184,22 @@ def memory(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def peak(number: str, folder: Path) -> dict[str, float]:
-    import resource
-
     import opsin.batches
     import opsin.sources  # noqa: F401
 
-    def mebibytes() -> float:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-
-    before = mebibytes()
+    before = most_memory()
     (streamed if number == "1" else cached)(folder, 224)()
-    return {"MiB": mebibytes(), "import MiB": before}
+    return {"MiB": most_memory(), "import MiB": before}
+
+
+def most_memory() -> float:
+    """The most memory that this process has had at a time, MiB."""
+    status = Path("/proc/self/status")
+    if status.exists():  # ru_maxrss begins with that of the process it was started from
+        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line[:6] == "VmHWM:") / 2**10
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def conditions() -> dict[str, Any]:

@@ -189,7 +189,7 @@ def test_no_function_has_more_than_eight_parameters() -> None:
 
 # What is imported when -----------------------------------------------------------------------------------------------
 
-HEAVY = ("torch", "torchvision", "timm", "numpy", "PIL", "scipy", "sklearn", "pydantic")
+HEAVY = ("torch", "torchvision", "timm", "numpy", "PIL", "cv2", "simplejpeg", "scipy", "sklearn", "pydantic")
 
 
 def brought_in(code: str) -> set[str]:

@@ -40,7 +40,6 @@ SPARE_BYTES = 2**30  # that a cache leaves free on its disk
 KEPT_BYTES = 8 * 2**30  # of all the caches that are kept for later runs; then the oldest go
 THREADS = min(16, os.cpu_count() or 2)
 
-
 Index = int | slice | np.ndarray
 
 
