@@ -218,7 +218,7 @@ HALF = Plan("cpu", "bf16", True, 2)
 ONNX = Plan("cpu", "fp32", True, 2, "onnxruntime")
 OPENVINO = Plan("cpu", "fp32", True, 2, "openvino")
 FAST = Plan("cpu", "bf16", True, 2, "openvino")
-ALL = [PLAIN, HALF, FAST, OPENVINO, ONNX]
+ALL = [FAST, OPENVINO, ONNX, HALF, PLAIN]
 SAMPLE = np.random.default_rng(0).integers(0, 256, (200, 3, 4, 4), dtype=np.uint8)
 
 
@@ -228,14 +228,14 @@ def all_installed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("all_installed")
-def test_every_engine_and_precision_is_offered_the_reference_first() -> None:
+def test_every_engine_and_precision_is_offered() -> None:
     assert inference_candidates(device="cpu", threads=2) == ALL
 
 
 @pytest.mark.usefixtures("all_installed")
 def test_what_is_forced_for_inference_is_not_varied() -> None:
-    assert inference_candidates(device="cpu", precision="fp32", threads=2) == [PLAIN, OPENVINO, ONNX]
-    assert inference_candidates(device="cpu", engine="torch", threads=2) == [PLAIN, HALF]
+    assert inference_candidates(device="cpu", precision="fp32", threads=2) == [OPENVINO, ONNX, PLAIN]
+    assert inference_candidates(device="cpu", engine="torch", threads=2) == [HALF, PLAIN]
     assert inference_candidates(engine="openvino", precision="bf16", threads=2) == [FAST]
     assert inference_candidates(engine="onnxruntime", threads=2) == [ONNX]
 
@@ -259,7 +259,7 @@ def test_impossible_and_unknown_engines_are_refused() -> None:
 
 def test_a_missing_engine_is_left_out_unless_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "installed", lambda: ["torch"])
-    assert inference_candidates(device="cpu", threads=2) == [PLAIN, HALF]
+    assert inference_candidates(device="cpu", threads=2) == [HALF, PLAIN]
     with pytest.raises(MissingExtra, match=r"pip install 'opsin\[fast\]'"):
         inference_candidates(engine="openvino")
 
@@ -288,7 +288,7 @@ class Bench:
         return run
 
 
-SECONDS = dict(zip(ALL, (1.0, 0.4, 0.1, 0.15, 0.2)))
+SECONDS = dict(zip(ALL, (0.1, 0.15, 0.2, 0.4, 1.0)))
 
 
 def test_the_fastest_engine_takes_long_work(clock: Clock) -> None:
@@ -296,10 +296,13 @@ def test_the_fastest_engine_takes_long_work(clock: Clock) -> None:
     choice = settle(ALL, bench, SAMPLE, pictures=1000)
     assert choice.plan == FAST
     assert choice.engine(SAMPLE[:3]).shape == (3, 5)
-    assert choice.notes == (
-        "measured: 1 img/s cpu fp32 channels last · 2 img/s cpu bf16 channels last · 10 img/s openvino bf16 · "
-        "7 img/s openvino fp32 · 5 img/s onnxruntime fp32",
-    )
+    assert choice.notes == ("measured: 10 img/s openvino bf16",)
+
+
+def test_engines_that_are_nearly_as_fast_race(clock: Clock) -> None:
+    choice = settle(ALL, Bench(clock, {**SECONDS, FAST: 0.125, ONNX: 0.1}), SAMPLE, pictures=1000)
+    assert choice.plan == ONNX
+    assert choice.notes == ("measured: 8 img/s openvino bf16 · 7 img/s openvino fp32 · 10 img/s onnxruntime fp32",)
 
 
 def test_a_planted_slow_engine_changes_the_choice(clock: Clock) -> None:
@@ -317,20 +320,21 @@ def test_a_forbidden_bf16_changes_the_choice(clock: Clock) -> None:
 def test_an_engine_that_answers_otherwise_is_refused(clock: Clock) -> None:
     choice = settle(ALL, Bench(clock, SECONDS, {FAST: 2, OPENVINO: 1}), SAMPLE, pictures=1000)
     assert choice.plan == OPENVINO  # one of 200 is 99.5 %
-    assert choice.notes[1:] == (
+    assert choice.notes == (
         "openvino bf16 is refused: it answers as the fp32 reference does for 99.0 % of 200 pictures, "
         "and 99.5 % are asked for",
+        "measured: 7 img/s openvino fp32",
     )
 
 
 def test_the_reference_takes_the_work_when_all_others_are_wrong(clock: Clock) -> None:
-    choice = settle(ALL, Bench(clock, SECONDS, dict.fromkeys(ALL[1:], 200)), SAMPLE, pictures=1000)
+    choice = settle(ALL, Bench(clock, SECONDS, dict.fromkeys(ALL[:-1], 200)), SAMPLE, pictures=1000)
     assert choice.plan == PLAIN
     assert sum("refused" in note for note in choice.notes) == 4
     forced = settle([FAST], Bench(clock, SECONDS, {FAST: 3}), SAMPLE, pictures=1000)
     assert forced.plan == PLAIN
-    assert "openvino bf16 is refused" in forced.notes[1]
-    assert "for want of another" in forced.notes[2]
+    assert "openvino bf16 is refused" in forced.notes[0]
+    assert forced.notes[1] == "cpu fp32 channels last takes the work, for want of another"
 
 
 def test_answers_that_are_no_numbers_are_refused() -> None:
@@ -343,8 +347,9 @@ def test_answers_that_are_no_numbers_are_refused() -> None:
 def test_an_engine_that_cannot_be_built_is_told_of(clock: Clock) -> None:
     choice = settle(ALL, Bench(clock, {PLAIN: 1.0, ONNX: 0.2}), SAMPLE, pictures=1000)
     assert choice.plan == ONNX
-    assert choice.notes[:1] == ("cpu bf16 channels last is not used: torch cannot run this network: no such op",)
-    assert "openvino fp32 is not used: openvino cannot run this network: no such op" in choice.notes
+    assert choice.notes[:2] == tuple(
+        f"openvino {kind} is not used: openvino cannot run this network: no such op" for kind in ("bf16", "fp32")
+    )
     none = settle([FAST], Bench(clock, {PLAIN: 1.0}), SAMPLE, pictures=1000)
     assert none.plan == PLAIN
 
@@ -369,10 +374,10 @@ def test_a_choice_of_engine_is_remembered(clock: Clock, tmp_path: Path) -> None:
 
 
 def test_an_engine_is_built_only_where_it_could_repay_it(clock: Clock) -> None:
-    for building, built in ((1, ALL), (20, ALL), (60, [PLAIN, HALF, FAST]), (500, [PLAIN, HALF, FAST])):
+    for building, built in ((1, ALL), (49, ALL), (51, [FAST])):
         bench = Bench(clock, SECONDS, building=building)
-        assert settle(ALL, bench, SAMPLE, pictures=1000).plan == FAST  # 100 s of work; 400 s in bf16 with torch
-        assert bench.built == built
+        assert settle(ALL, bench, SAMPLE, pictures=1000).plan == FAST  # 100 s of work
+        assert bench.built[1:] == [plan for plan in built if plan != PLAIN]  # the reference is there from the start
 
 
 def test_agreement_may_be_of_another_kind(clock: Clock) -> None:

@@ -52,9 +52,9 @@ def settle(
 ) -> Choice:
     """How to extract here: `plans.settle` for this network's vectors. The network is left as a plan's `place` left it.
 
-    An engine agrees where a head, the class means of the reference's vectors of one half of the sample, answers
-    alike for its vectors and for the reference's vectors of the other half, and the other way round: vectors matter as
-    far as they say the class of pictures that a head has not seen, and a network has no head for these classes yet.
+    An engine agrees where a head fitted on the reference's vectors of one half of the sample answers alike for its
+    vectors and for the reference's vectors of the other half, and the other way round: vectors matter as far as they
+    say the class of pictures that a head has not seen, and a network has no head for these classes yet.
 
     Args:
         sample: with targets; validation pictures, or training pictures where there are too few.
@@ -93,7 +93,7 @@ def agreement(expected: np.ndarray, found: np.ndarray, targets: np.ndarray) -> f
         return float((apart <= CLOSE * np.linalg.norm(expected, axis=1)).mean())
     same = 0.0
     for fitted, asked in (halves, halves[::-1]):
-        weight, bias = nearest_mean(expected[fitted], targets[fitted], int(targets.max()) + 1)
+        weight, bias = fit_head(expected[fitted], targets[fitted], int(targets.max()) + 1)
         answers = [vectors[asked] @ weight.T + bias for vectors in (expected, found)]
         same += plans.same_answers(*answers) * len(asked) / len(targets)
     return same
@@ -228,21 +228,21 @@ def fit_head(vectors: np.ndarray, targets: np.ndarray, classes: int, *, strength
 
 
 def nearest_mean(vectors: np.ndarray, targets: np.ndarray, classes: int) -> Head:
-    """The class whose mean is nearest, in standardised vectors, as the weights of a linear layer.
+    """The class whose mean lies in the nearest direction, seen from the centre, as the weights of a linear layer.
 
-    x · m - ‖m‖² / 2 is largest for the nearest mean m. The logits' scale is the one that makes each picture's own
-    class most likely when its mean is taken without it; 1 / D where every class has one picture.
+    The logits are s · (x - c) · m / ‖m‖, with the classes' means m seen from their centre c. The sharpness s makes each
+    picture's own class as likely as can be when its mean is taken without it; it is 1 / ‖x - c‖ where no class has two.
 
     Takes, gives and raises what `fit_head` does.
     """
     present, labels = _labelled(targets)
-    centre, scale = _moments(vectors)
-    z = (vectors - centre) / scale
+    x = vectors.astype(np.float64)
+    sums = np.stack([x[labels == label].sum(0) for label in range(len(present))])
     counts = np.bincount(labels)[:, None]
-    means = np.stack([z[labels == label].mean(0) for label in range(len(present))])
-    sharpness = _sharpness(z, labels, means, counts)
-    slopes, intercepts = sharpness * means / scale, -sharpness * (means**2).sum(1) / 2
-    return _spread_out(slopes, intercepts - slopes @ centre, present, classes)
+    centre = (sums / counts).mean(0)
+    means = sums / counts - centre
+    slopes = _sharpness(x - centre, labels, means, counts[:, 0]) * _unit(means)
+    return _spread_out(slopes, -slopes @ centre, present, classes)
 
 
 def choose_strength(
@@ -462,15 +462,20 @@ def _cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
     return float(losses.sum())
 
 
-def _sharpness(z: np.ndarray, labels: np.ndarray, means: np.ndarray, counts: np.ndarray) -> float:
-    """The scale of `nearest_mean`'s logits."""
-    own = counts[labels, 0]
-    left = means[labels] + (means[labels] - z) / np.maximum(own - 1, 1)[:, None]  # the own class's mean without the row
-    distances = ((z**2).sum(1)[:, None] - 2 * z @ means.T + (means**2).sum(1)) / z.shape[1]
-    distances[np.arange(len(z)), labels] = ((z - left) ** 2).mean(1)
-    asked = own > 1
-    if not asked.any():
-        return 1.0 / int(z.shape[1])
-    tried = 10 ** np.arange(-2, 3.1, 0.25)
-    losses = [_cross_entropy(-scale * distances[asked] / 2, labels[asked]) for scale in tried]
-    return float(tried[int(np.argmin(losses))] / z.shape[1])
+def _sharpness(x: np.ndarray, labels: np.ndarray, means: np.ndarray, counts: np.ndarray) -> float:
+    """The scale of `nearest_mean`'s logits, for vectors and means seen from the centre."""
+    own = counts[labels, None]
+    left = (means[labels] * own - x) / np.maximum(own - 1, 1)  # the own class's mean without the row
+    logits = x @ _unit(means).T / np.linalg.norm(x, axis=1).mean()
+    logits[np.arange(len(x)), labels] = (x * _unit(left)).sum(1) / np.linalg.norm(x, axis=1).mean()
+    asked = own[:, 0] > 1
+    tried = 10 ** np.arange(-1, 3.1, 0.25)
+    losses = [_cross_entropy(scale * logits[asked], labels[asked]) for scale in tried]
+    best = float(tried[int(np.argmin(losses))]) if asked.any() else 1.0
+    return best / float(np.linalg.norm(x, axis=1).mean())
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    """Each row at length 1; one of nothing stays so."""
+    unit: np.ndarray = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    return unit

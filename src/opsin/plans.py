@@ -34,9 +34,10 @@ AGREE = 0.995  # the least share of pictures on which an engine must answer as t
 ENOUGH = 200  # pictures that are asked for it: fewer cannot tell 99.5 % from 99 %
 TIMED = 16  # pictures a timed call
 SHORT = 10.0  # seconds of work that is not worth measuring for
-# What is offered for inference: the reference, then as they were ranked where they were measured.
-ORDER = (("torch", "fp32"), ("torch", "bf16"), ("openvino", "bf16"), ("openvino", "fp32"), ("onnxruntime", "fp32"))
+# What is offered for inference, as it was ranked where it was measured.
+ORDER = (("openvino", "bf16"), ("openvino", "fp32"), ("onnxruntime", "fp32"), ("torch", "bf16"), ("torch", "fp32"))
 GAIN = 2.0  # how many times as fast as the fastest so far another engine may be hoped to be
+RACE = 1.3  # how many times as long as the fastest one measurement may have taken, for the plan to be measured again
 
 
 @dataclass(frozen=True)
@@ -176,9 +177,9 @@ def settle(
 ) -> Choice:
     """The fastest plan whose engine answers as the reference does, which is torch in fp32, and its engine.
 
-    Work that the reference does in SHORT seconds is the reference's. For longer work engines are built and timed, in
-    the order of `offered`, for as long as what another could save repays its building; the fastest that agrees on
-    ENOUGH pictures is taken. The others' refusals are in the notes. The reference takes the work when nobody else can.
+    Work that the reference does in SHORT seconds is the reference's. For longer work engines are built, timed and
+    compared with the reference on ENOUGH pictures, in the order of `offered`, for as long as what another could save
+    repays its building; those left race. Refusals are in the notes. The reference takes the work when nobody else can.
 
     Args:
         offered: what `inference_candidates` gave.
@@ -191,23 +192,25 @@ def settle(
     """
     plain = dataclasses.replace(offered[0], precision="fp32", channels_last=True, engine="torch")
     reference, few = build(plain), sample[:TIMED]
-    if plain in offered and _seconds(lambda: reference(few)) * pictures < SHORT * len(few):
+    left = _seconds(_call(reference, few)) * pictures / len(few)
+    if plain in offered and left < SHORT:
         return Choice(plain, reference)
     if memory and (known := remembered(memory, work, list(offered))):
         return Choice(known, build(known))
-    ready, notes = _built(offered, lambda plan: reference if plan == plain else build(plan), few, pictures)
-    seconds = choose({plan: _call(engine, few) for plan, engine in ready.items()})[1] if ready else {}
-    if seconds:
-        notes.append(_rates(seconds, len(few)))
-    expected = reference(sample[:ENOUGH])
-    for plan in sorted(seconds, key=seconds.__getitem__):
-        share = 1.0 if plan == plain else (agreement or same_answers)(expected, ready[plan](sample[:ENOUGH]))
-        if share >= AGREE:
-            if memory:
-                remember(memory, work, plan)
-            return Choice(plan, ready[plan], tuple(notes))
-        notes.append(_refusal(plan, share, len(expected)))
-    return Choice(plain, reference, (*notes, f"plan: {plain}, for want of another"))
+    expected, agree = reference(sample[:ENOUGH]), agreement or same_answers
+
+    def refusal(plan: Plan, engine: Engine) -> str:
+        share = 1.0 if plan == plain else agree(expected, engine(sample[:ENOUGH]))
+        return "" if share >= AGREE else _refusal(plan, share, len(expected))
+
+    ready, notes = _fit(offered, lambda plan: reference if plan == plain else build(plan), refusal, few, pictures)
+    if not ready:
+        return Choice(plain, reference, (*notes, f"{plain} takes the work, for want of another"))
+    plan, seconds = choose({plan: _call(engine, few) for plan, engine in ready.items()})
+    notes.append("measured: " + " · ".join(f"{len(few) / s:,.0f} img/s {plan}" for plan, s in seconds.items()))
+    if memory:
+        remember(memory, work, plan)
+    return Choice(plan, ready[plan], tuple(notes))
 
 
 def same_answers(expected: np.ndarray, found: np.ndarray) -> float:
@@ -215,19 +218,23 @@ def same_answers(expected: np.ndarray, found: np.ndarray) -> float:
     return float((expected.argmax(1) == found.argmax(1)).mean()) if np.isfinite(found).all() else 0.0
 
 
-def _built(
-    offered: Sequence[Plan], build: Callable[[Plan], Engine], few: np.ndarray, pictures: int
+def _fit(
+    offered: Sequence[Plan],
+    build: Callable[[Plan], Engine],
+    refusal: Callable[[Plan, Engine], str],
+    few: np.ndarray,
+    pictures: int,
 ) -> tuple[dict[Plan, Engine], list[str]]:
-    """Engines of `offered` in their order, and why others are none.
+    """Those engines of `offered` that may be the fastest and are not refused, in their order, and why others are not.
 
     An engine is built only where one that is GAIN times as fast as the fastest so far would save the time that the
     building of the one before it took.
     """
-    built: dict[Plan, Engine] = {}
+    ready: dict[Plan, Engine] = {}
     notes: list[str] = []
-    left, took = math.inf, 0.0
+    fastest, took = math.inf, 0.0  # seconds: of a call with `few`, of building
     for plan in offered:
-        if took > left * (1 - 1 / GAIN):
+        if took > fastest / len(few) * pictures * (1 - 1 / GAIN):
             break
         began = time.perf_counter()
         try:
@@ -237,9 +244,14 @@ def _built(
             continue
         made(few[:1])  # what is made on the first call counts as building
         took = time.perf_counter() - began
-        left = min(left, _seconds(_call(made, few)) / len(few) * pictures)
-        built[plan] = made
-    return built, notes
+        seconds = _seconds(_call(made, few))
+        if seconds > RACE * fastest:
+            continue
+        if why := refusal(plan, made):
+            notes.append(why)
+            continue
+        ready[plan], fastest = made, min(fastest, seconds)
+    return ready, notes
 
 
 def _call(engine: Engine, images: np.ndarray) -> Callable[[], object]:
@@ -250,10 +262,6 @@ def _seconds(call: Callable[[], object]) -> float:
     began = time.perf_counter()
     call()
     return time.perf_counter() - began
-
-
-def _rates(seconds: Mapping[Plan, float], pictures: int) -> str:
-    return "measured: " + " · ".join(f"{pictures / s:,.0f} img/s {plan}" for plan, s in seconds.items())
 
 
 def _refusal(plan: Plan, share: float, of: int) -> str:
