@@ -28,9 +28,7 @@ def evaluate(clf: Classifier, data: Dataset, part: Part | None = None) -> Scores
     return finished(evaluating(clf, data, part))[1]
 
 
-def evaluating(
-    clf: Classifier, data: Dataset, part: Part | None = None
-) -> Generator[Event, None, tuple[str, Scores]]:
+def evaluating(clf: Classifier, data: Dataset, part: Part | None = None) -> Generator[Event, None, tuple[str, Scores]]:
     """`evaluate` as events; gives the part's name and its Scores."""
     name, chosen = _part(clf, data, part)
     chosen, caches = yield from told(cache.build(chosen, [clf.preprocessing]), "decoding", len(chosen))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 import shutil
 import statistics
 import time
@@ -279,9 +278,7 @@ def _trained(state: TrainState, job: Job, folder: Path) -> Iterator[Event]:
         raise
 
 
-def _facts(
-    recipe: Recipe, data: Dataset, divided: dict[str, str], origin: weights.Pretrained | None
-) -> dict[str, Any]:
+def _facts(recipe: Recipe, data: Dataset, divided: dict[str, str], origin: weights.Pretrained | None) -> dict[str, Any]:
     return {
         "name": data.name,
         "recipe": recipe.to_dict(),
