@@ -289,6 +289,16 @@ def test_engines_that_differ_too_much_do_not_agree() -> None:
     assert features.agreement(x, x * 1.2, one) == 0
 
 
+def test_settling_looks_at_all_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, (pixels,) = finished(cache.build(digits(100), [ROAD]))
+    shown = []
+    monkeypatch.setattr(plans, "settle", lambda offered, build, sample, **_: shown.append(sample))
+    features.settle(seeded(Net), pixels, ROAD, [Plan()], pictures=1)
+    found = [next(row for row in range(300) if (pixels.array[row] == image).all()) for image in shown[0]]
+    assert len(found) == plans.ENOUGH
+    assert set(np.bincount(pixels.targets().numpy()[found])) <= {66, 67, 68}
+
+
 @pytest.mark.parametrize("wrong", [False, True])
 def test_settling_compares_with_the_reference(wrong: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     _, (pixels,) = finished(cache.build(digits(40), [ROAD]))

@@ -61,11 +61,13 @@ def settle(
         pictures: how many will be extracted.
         memory: the file that choices are kept in.
     """
-    targets = sample.targets().numpy()[: plans.ENOUGH]
+    # From all of the sample, which comes class by class.
+    rows = np.linspace(0, len(sample) - 1, min(len(sample), plans.ENOUGH)).astype(int)
+    targets = sample.targets().numpy()[rows]
     return plans.settle(
         offered,
         lambda plan: engine(network, road, plan),
-        np.ascontiguousarray(sample.array[: plans.ENOUGH]),
+        np.ascontiguousarray(sample.array[rows]),
         pictures=pictures,
         agreement=lambda expected, found: agreement(expected, found, targets),
         memory=memory,
