@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import statistics
 import subprocess
@@ -67,7 +68,7 @@ def opsin_side(files: list[Path]) -> Callable[[], np.ndarray]:
 
     network, origin = weights.load(models.spec_for(NETWORK, 10, 224, pretrained=True))
     road = Preprocessing(origin.size, "squash", origin.mean, origin.std, origin.interpolation)
-    folder = files[0].parents[1]
+    folder = Path(os.path.commonpath(files))
     names = sorted({file.parent.name for file in files})
     records = tuple(Record(file.relative_to(folder).as_posix(), names.index(file.parent.name)) for file in files)
     data = Dataset("bench", records, tuple(names), sources.FolderStore(folder), "")
