@@ -116,17 +116,19 @@ def test_a_child_that_dies_while_it_decodes_is_a_crash() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the address space is limited on Linux")
 def test_a_picture_that_needs_more_memory_than_there_is_is_refused_and_the_next_is_not() -> None:
-    big = codecs.encode_png(np.zeros((6000, 6000), np.uint8))
+    big = hostile.png(8000, 8000, rows=hostile.zeros(200))
     with isolation.Decoder(memory=256 << 20) as decoder:
         assert answer(decoder, big) == "out-of-memory"
         assert decoder.decode(hostile.good()["png"]).shape == (32, 40, 3)
         assert decoder.started == 1
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the address space is limited on Linux")
-def test_a_child_that_cannot_start_is_the_machines_fault() -> None:
-    with isolation.Decoder(memory=1 << 20) as decoder, pytest.raises(MachineError, match="ended at once"):
-        decoder.decode(hostile.good()["png"])
+@pytest.mark.skipif(not Path("/bin/false").exists(), reason="needs /bin/false")
+def test_a_child_that_cannot_start_is_the_machines_fault(monkeypatch) -> None:
+    for program, says in (("/bin/false", "ended at once"), ("/nowhere/python", "could be started")):
+        monkeypatch.setattr(sys, "executable", program)
+        with isolation.Decoder() as decoder, pytest.raises(MachineError, match=says):
+            decoder.decode(hostile.good()["png"])
 
 
 def test_a_closed_decoder_leaves_no_process() -> None:
@@ -168,9 +170,17 @@ def test_the_generated_ones() -> None:
 
 def test_what_is_cut_is_refused(decoder) -> None:
     for name, data in hostile.good().items():
-        for what, cut in hostile.cuts(name, data):
+        for what, cut in (made for made in hostile.cuts(name, data) if " cut at " in made[0]):
             # What is missing of a file's end may be metadata, or padding: then the picture is whole.
             if isinstance(found := answer(decoder, cut), np.ndarray):
+                np.testing.assert_array_equal(found, codecs.decode(data), err_msg=what)
+
+
+@pytest.mark.xfail(strict=True, reason="codecs looks at the checksums of whole IDAT chunks only")
+def test_what_is_filled_up_is_refused(decoder) -> None:
+    for name, data in hostile.good().items():
+        for what, filled in (made for made in hostile.cuts(name, data) if " filled up " in made[0]):
+            if isinstance(found := answer(decoder, filled), np.ndarray):
                 np.testing.assert_array_equal(found, codecs.decode(data), err_msg=what)
 
 
@@ -206,10 +216,12 @@ def test_pngsuite(decoder) -> None:
 def test_the_eight_orientations(decoder) -> None:
     found = {name: answer(decoder, data) for name, data in contents("exif-orientation/")}
     for kind in ("Landscape", "Portrait"):
-        views = [found[name].astype(int) for name in sorted(found) if kind in name and name.endswith(".jpg")]  # type: ignore[union-attr]
+        views = [found[name][::8, ::8].astype(int) for name in sorted(found) if kind in name and name.endswith(".jpg")]  # type: ignore[union-attr]
         for view in views[1:]:
             assert view.shape == views[0].shape
-            assert np.abs(view - views[0]).mean() < 3  # each was compressed anew
+            assert np.abs(view - views[0]).mean() < 6  # each was compressed anew
+            for turned in (view[::-1], view[:, ::-1], view[::-1, ::-1]):
+                assert np.abs(turned - views[0]).mean() > 20
 
 
 # ── a data set with bad pictures in it ──

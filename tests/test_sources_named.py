@@ -255,11 +255,12 @@ def test_broken_and_strange_archives_are_refused(tmp_path, monkeypatch) -> None:
     whole = archive.read_bytes()
     for content in (whole[:-500], whole[: len(whole) // 2], b"words", b""):
         archive.write_bytes(content)
-        with pytest.raises(DataError, match=r"not a whole (\.tar\.gz|CIFAR-10)"):
+        with pytest.raises(DataError, match="not a whole tar"):
             sources.read(archive)
     with tarfile.open(archive, "w:gz") as made:
         for number in range(100):
             made.addfile(tarfile.TarInfo(f"{number}.txt"), io.BytesIO())
+        made.addfile(tarfile.TarInfo("data_batch_1.bin"), io.BytesIO())
     with pytest.raises(DataError, match="not CIFAR-10"):
         sources.read(archive)
 

@@ -91,6 +91,10 @@ class TarStore:
         """Let go of the file; reading afterwards is an error."""
         self._file.close()
 
+    def __del__(self) -> None:
+        if hasattr(self, "_file"):  # as zipfile does: a data set has no end at which it could be told to
+            self._file.close()
+
 
 def _opened(path: Path) -> BinaryIO:
     if path.name.lower().endswith(".tar"):
