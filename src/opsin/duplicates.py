@@ -82,7 +82,8 @@ def thumbnail(picture: np.ndarray) -> np.ndarray:
     """uint8 `(SIDE, SIDE)`: the picture, uint8 `(H, W, 3)`, in gray (BT.601), each pixel the mean of what it covers."""
     gray = picture @ np.array([0.299, 0.587, 0.114], np.float32)
     height, width = gray.shape
-    return (_covering(height) @ gray @ _covering(width).T).round().astype(np.uint8)
+    small: np.ndarray = (_covering(height) @ gray @ _covering(width).T).round().astype(np.uint8)
+    return small
 
 
 @cache
@@ -104,7 +105,8 @@ def _waves() -> np.ndarray:
     place = (np.arange(SIDE) + 0.5) / SIDE
     waves = np.cos(np.pi * np.arange(LOW)[:, None] * place) * np.sqrt(2 / SIDE)
     waves[0] /= np.sqrt(2)
-    return waves.astype(np.float32)
+    single: np.ndarray = waves.astype(np.float32)
+    return single
 
 
 def describe(thumbnails: np.ndarray) -> np.ndarray:

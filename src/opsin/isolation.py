@@ -148,7 +148,7 @@ def _asked(child: subprocess.Popen[bytes], data: bytes) -> np.ndarray:
     if first * second > codecs.LIMITS.pixels:
         raise EOFError
     picture = np.empty((first, second, 3), np.uint8)
-    _fill(_out(child), memoryview(picture).cast("B"))
+    _fill(_out(child), picture.data.cast("B"))
     return picture
 
 
@@ -208,4 +208,4 @@ def _answer(answers: BinaryIO, data: bytes) -> None:
         return
     height, width = picture.shape[:2]
     answers.write(_ANSWER.pack(b"P", height, width))
-    answers.write(memoryview(picture).cast("B"))
+    answers.write(picture.data.cast("B"))

@@ -160,7 +160,7 @@ def _chosen(table: Table, asked: Columns, root: Path, path: Path) -> tuple[_Chos
 
 
 def _called(table: Table, names: Sequence[str]) -> str:
-    lowered = {name.lower(): name for name in reversed(table)}
+    lowered = {name.lower(): name for name in reversed([*table])}
     return next((lowered[name] for name in names if name in lowered), "")
 
 
