@@ -142,11 +142,10 @@ def test_what_is_no_table_is_a_data_error(tmp_path, content: bytes, says: str) -
 
 def test_parquet(tmp_path) -> None:
     pyarrow = pytest.importorskip("pyarrow")
-    import pyarrow.parquet
-
+    parquet = pytest.importorskip("pyarrow.parquet")
     expected = sources.read(table(tmp_path, lines("image,label")))
     columns = {"image": NAMES, "label": [label for _, label in ROWS], "raw": [b"x"] * 8}
-    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "set.parquet")
+    parquet.write_table(pyarrow.table(columns), tmp_path / "set.parquet")
     data = sources.read(tmp_path / "set.parquet")
     assert (data.fingerprint, data.records) == (expected.fingerprint, expected.records)
     whole = (tmp_path / "set.parquet").read_bytes()

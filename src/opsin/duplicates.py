@@ -117,7 +117,7 @@ def describe(thumbnails: np.ndarray) -> np.ndarray:
     waves = _waves()
     low = waves @ thumbnails.astype(np.float32) @ waves.T
     frequency = np.hypot(*np.mgrid[:LOW, :LOW]).astype(np.float32)
-    flat = (low * frequency).reshape(len(low), -1)[:, 1:]
+    flat = (low * frequency).reshape(len(low), LOW * LOW)[:, 1:]
     length = np.linalg.norm(flat, axis=1, keepdims=True)
     return np.where(length > SIDE / 4, flat / np.maximum(length, 1e-6), 0).astype(np.float32)
 
@@ -174,8 +174,9 @@ def near(keys: Sequence[str], thumbnails: np.ndarray) -> Work[list[Pair]]:
         raise CallError("near-duplicates", expected=f"at most {MOST:,} pictures", received=f"{len(keys):,}")
     alike = _equal_rows(thumbnails)
     found = [Pair(keys[a], keys[b], "near") for a, b in alike]
-    left = np.setdiff1d(np.arange(len(keys)), [b for _, b in alike])
-    pairs, mirrored = yield from _candidates(describe(thumbnails[left]))
+    left = np.setdiff1d(np.arange(len(keys)), np.array([b for _, b in alike], int))
+    vectors = [describe(thumbnails[left[start : start + BLOCK]]) for start in range(0, len(left), BLOCK)]
+    pairs, mirrored = yield from _candidates(np.concatenate([describe(thumbnails[:0]), *vectors]))
     pairs = left[pairs]
     for start in range(0, len(pairs), CHUNK):
         (one, other), flip = pairs[start : start + CHUNK].T, mirrored[start : start + CHUNK, None, None]

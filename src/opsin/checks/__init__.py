@@ -25,7 +25,7 @@ from .fixes import Fix, apply, read_fixes
 from .looks import Looks, Probe, look
 from .subject import Subject
 
-__all__ = ["CHECKS", "Fix", "Looks", "Probe", "Report", "apply", "check", "leaks", "look", "quick", "read_fixes"]
+__all__ = ["CHECKS", "Fix", "Looks", "Probe", "Report", "apply", "check", "leaks", "look", "quick", "read_fixes", "together"]
 
 CHECKS: dict[str, Callable[[Subject], list[Finding]]] = {
     "unreadable": pictures.unreadable,
@@ -102,6 +102,12 @@ def quick(data: Dataset) -> Report:
     pairs = duplicates.same_bytes(data)
     names = ("unreadable", "copies", "contradictions", "groups", "classes")
     return Report(data, _found(Subject(data, None, pairs), names), tuple(pairs))
+
+
+def together(data: Dataset, *, threads: int = 2) -> Work[dict[str, str]]:
+    """Key → group, of records that show one picture: what `splits.split` keeps together. Long work, as `check` is."""
+    looks = yield from look(data, threads=threads)
+    return duplicates.groups((yield from _pairs(looks)))
 
 
 def leaks(report: Report) -> set[str]:
