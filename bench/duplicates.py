@@ -42,6 +42,12 @@ def cropped(image: Image.Image, keep: float, rng: np.random.Generator) -> Image.
     )
 
 
+def inner(image: Image.Image) -> Image.Image:
+    """Without 5 % on each side."""
+    left, top = round(image.width * 0.05), round(image.height * 0.05)
+    return image.crop((left, top, image.width - left, image.height - top))
+
+
 def leaks(rng: np.random.Generator) -> dict[str, Callable[[Image.Image], bytes]]:
     def smaller(image: Image.Image) -> Image.Image:
         return image.resize(
@@ -53,11 +59,10 @@ def leaks(rng: np.random.Generator) -> dict[str, Callable[[Image.Image], bytes]]
         "resized to 70 %": lambda image: jpeg(smaller(image)),
         "mirrored": lambda image: jpeg(ImageOps.mirror(image)),
         "cropped to 95 % of each side": lambda image: jpeg(cropped(image, 0.95, rng)),
-        "cropped to 90 %, 5 % from each side": lambda image: jpeg(image.crop(
-            (round(image.width * 0.05), round(image.height * 0.05), round(image.width * 0.95), round(image.height * 0.95)))),
+        "cropped to 90 %, 5 % from each side": lambda image: jpeg(inner(image)),
         "brightness 1.2": lambda image: jpeg(ImageEnhance.Brightness(image).enhance(1.2)),
         "brightness 0.7": lambda image: jpeg(ImageEnhance.Brightness(image).enhance(0.7)),
-    }  # fmt: skip
+    }
 
 
 def thumbnails(data: Dataset) -> np.ndarray:
@@ -86,10 +91,17 @@ def planted() -> None:
             print(name, kind, found, flush=True)
         rows.append(row)
     columns = ["data", "pictures", "of them accused as they come", *leaks(np.random.default_rng(0))]
-    record.write("near-duplicates", "Near-duplicates that were planted", columns, rows,
-                 conditions=record.conditions("numpy", "pillow"),
-                 notes=["thresholds set on clothing; accused pictures may well be duplicates that the set has",
-                        f"NEAR {duplicates.NEAR}, SURE {duplicates.SURE}, {duplicates.NEIGHBOURS} neighbours"])  # fmt: skip
+    record.write(
+        "near-duplicates",
+        "Near-duplicates that were planted",
+        columns,
+        rows,
+        conditions=record.conditions("numpy", "pillow"),
+        notes=[
+            "thresholds set on clothing; accused pictures may well be duplicates that the set has",
+            f"NEAR {duplicates.NEAR}, SURE {duplicates.SURE}, {duplicates.NEIGHBOURS} neighbours",
+        ],
+    )
 
 
 def cifar10() -> None:
@@ -115,10 +127,23 @@ def cifar10() -> None:
             round(done - seen),
         ]
     ]
-    columns = ["pictures", "test pictures that train has too", "of the test", "pairs across", "of two classes",
-               "s to decode", "s for all pairs"]  # fmt: skip
-    record.write("cifar10-near-duplicates", "Near-duplicates across train and test of CIFAR-10 (as JPEG)", columns, rows,
-                 conditions=record.conditions("numpy"), notes=["ciFAIR (Barz and Denzler 2020) counts 3.25 % by hand"])  # fmt: skip
+    columns = [
+        "pictures",
+        "test pictures that train has too",
+        "of the test",
+        "pairs across",
+        "of two classes",
+        "s to decode",
+        "s for all pairs",
+    ]
+    record.write(
+        "cifar10-near-duplicates",
+        "Near-duplicates across train and test of CIFAR-10 (as JPEG)",
+        columns,
+        rows,
+        conditions=record.conditions("numpy"),
+        notes=["ciFAIR (Barz and Denzler 2020) counts 3.25 % by hand"],
+    )
     for part in np.array_split(sorted(p.similarity for p in across), 4):
         print("quartile", part.min(), part.max(), len(part))
 
@@ -153,12 +178,36 @@ def wrong_labels() -> None:
         first = set(rows_[: len(changed)].tolist())
         hit, hit_all = len(first & set(changed.tolist())), len(set(rows_.tolist()) & set(changed.tolist()))
         clean, _ = labels.suspect_rows(labels.out_of_fold(seen.vectors, true, k), true)
-        rows.append([name, len(true), len(changed), f"{hit / max(len(first), 1):.1%}", f"{hit / len(changed):.1%}",
-                     len(rows_), f"{hit_all / len(changed):.1%}", f"{len(clean)} ({len(clean) / len(true):.1%})"])  # fmt: skip
-    columns = ["data", "pictures", "labels changed", "precision of that many", "recall of that many", "all suspects",
-               "their recall", "suspects before any change"]  # fmt: skip
-    record.write("wrong-labels", "Labels that were changed on purpose", columns, rows,
-                 conditions=record.conditions("scikit-learn", "torch"), notes=["EfficientNet-Lite0 at 160 px, frozen; 5 folds"])  # fmt: skip
+        rows.append(
+            [
+                name,
+                len(true),
+                len(changed),
+                f"{hit / max(len(first), 1):.1%}",
+                f"{hit / len(changed):.1%}",
+                len(rows_),
+                f"{hit_all / len(changed):.1%}",
+                f"{len(clean)} ({len(clean) / len(true):.1%})",
+            ]
+        )
+    columns = [
+        "data",
+        "pictures",
+        "labels changed",
+        "precision of that many",
+        "recall of that many",
+        "all suspects",
+        "their recall",
+        "suspects before any change",
+    ]
+    record.write(
+        "wrong-labels",
+        "Labels that were changed on purpose",
+        columns,
+        rows,
+        conditions=record.conditions("scikit-learn", "torch"),
+        notes=["EfficientNet-Lite0 at 160 px, frozen; 5 folds"],
+    )
 
 
 def shortcut() -> None:
@@ -203,8 +252,14 @@ def speed() -> None:
 
     seconds = record.alternating({"opsin": ours, "as imagededup": imagededup}, rounds=5)
     rows = [[name, record.spread([len(files) / s for s in values])] for name, values in seconds.items()]
-    record.write("hashing", "Decoding and hashing 500 × 375 JPEGs, one thread", ["by", "pictures a second"], rows,
-                 conditions=record.conditions("pillow"), notes=["imagededup's steps, not its code; no processes"])  # fmt: skip
+    record.write(
+        "hashing",
+        "Decoding and hashing 500 × 375 JPEGs, one thread",
+        ["by", "pictures a second"],
+        rows,
+        conditions=record.conditions("pillow"),
+        notes=["imagededup's steps, not its code; no processes"],
+    )
 
 
 PARTS = {"planted": planted, "cifar10": cifar10, "labels": wrong_labels, "shortcut": shortcut, "speed": speed}

@@ -71,7 +71,7 @@ def found(findings: tuple[Finding, ...] | list[Finding], kind: str) -> Finding:
 
 
 def test_a_folder_with_everything_wrong(folder: Path) -> None:
-    report = finished(checks.check(sources.read(folder)))
+    report = checks.check(sources.read(folder))
     copies = [f for f in report.findings if f.kind == "copies"]
     assert copies[0].severity == "error"
     assert copies[0].text == "exact copies across splits: 1 of 14 (7.1 %) test pictures are also in train or val"
@@ -101,14 +101,14 @@ def test_what_is_clean_has_no_findings(tmp_path: Path) -> None:
         place = tmp_path / "ab"[number % 2] / f"{number:02d}.jpg"
         place.parent.mkdir(exist_ok=True)
         place.write_bytes(jpeg(scene(number)))
-    assert finished(checks.check(sources.read(tmp_path))).findings == ()
+    assert checks.check(sources.read(tmp_path)).findings == ()
 
 
 def test_only_the_checks_that_are_asked_for(folder: Path) -> None:
-    report = finished(checks.check(sources.read(folder), only=("odd",)))
+    report = checks.check(sources.read(folder), only=("odd",))
     assert [f.kind for f in report.findings] == ["odd"]
     with pytest.raises(CallError, match="Did you mean 'odd'"):
-        finished(checks.check(sources.read(folder), only=("ood",)))
+        checks.check(sources.read(folder), only=("ood",))
 
 
 def test_threads_change_nothing(folder: Path) -> None:

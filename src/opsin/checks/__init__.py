@@ -19,13 +19,27 @@ from .. import duplicates
 from ..duplicates import Pair
 from ..errors import PictureError, unknown, writing
 from ..isolation import Decoder
-from ..vocabulary import SEVERITIES, Dataset, Finding, Work
+from ..vocabulary import SEVERITIES, Dataset, Finding, Work, finished
 from . import labels, page, pictures, shortcuts, splits
 from .fixes import Fix, apply, read_fixes
 from .looks import Looks, Probe, look
 from .subject import Subject
 
-__all__ = ["CHECKS", "Fix", "Looks", "Probe", "Report", "apply", "check", "leaks", "look", "quick", "read_fixes", "together"]
+__all__ = [
+    "CHECKS",
+    "Fix",
+    "Looks",
+    "Probe",
+    "Report",
+    "apply",
+    "check",
+    "checking",
+    "leaks",
+    "look",
+    "quick",
+    "read_fixes",
+    "together",
+]
 
 CHECKS: dict[str, Callable[[Subject], list[Finding]]] = {
     "unreadable": pictures.unreadable,
@@ -76,7 +90,12 @@ class Report:
             Path(path).write_text(text + "\n", encoding="utf-8", newline="\n")
 
 
-def check(data: Dataset, *, only: Sequence[str] = (), probe: Probe | None = None, threads: int = 2) -> Work[Report]:
+def check(data: Dataset, *, only: Sequence[str] = (), probe: Probe | None = None, threads: int = 2) -> Report:
+    """What is wrong with the data: `checking` for who does not want to watch it."""
+    return finished(checking(data, only=only, probe=probe, threads=threads))
+
+
+def checking(data: Dataset, *, only: Sequence[str] = (), probe: Probe | None = None, threads: int = 2) -> Work[Report]:
     """Look at every picture once and run the checks. Long work: yields how many pictures were looked at.
 
     Args:

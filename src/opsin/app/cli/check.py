@@ -52,7 +52,7 @@ def command(
         from ...checks import probes
 
         probe = probes.pretrained()
-    report = render.counted(quiet, checks.check(found, probe=probe, threads=threads), "looking", len(found))
+    report = render.counted(quiet, checks.checking(found, probe=probe, threads=threads), "looking", len(found))
     if as_json:
         click.echo(report.to_json())
         if not page:
