@@ -39,6 +39,7 @@ from .probabilities import brier, ece, mae, nll, rmse, softmax
 from .ranking import auroc, average_precision, false_alarms_at, one_against_rest, recall_at
 from .rates import (
     AVERAGES,
+    UNSURE,
     accuracy,
     averages,
     averages_of,
@@ -46,6 +47,7 @@ from .rates import (
     f1,
     largest_class,
     macro_f1,
+    named,
     per_class,
     precision,
     ranks,
@@ -58,6 +60,7 @@ from .slices import Slice, slices
 __all__ = [
     "AVERAGES",
     "DRAWS",
+    "UNSURE",
     "Floats",
     "Groups",
     "Ints",
@@ -76,6 +79,7 @@ __all__ = [
     "largest_class",
     "macro_f1",
     "mae",
+    "named",
     "nll",
     "per_class",
     "precision",

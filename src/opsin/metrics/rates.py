@@ -5,7 +5,7 @@ logits (N, K), targets (N,) ─> confusion (K, K) ─> shares (Wilson), F1 (Wils
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,6 +77,28 @@ def largest_class(targets: npt.ArrayLike, largest: int, *, groups: Groups | None
     """
     true = indices("targets", targets, np.iinfo(np.int64).max)
     return share(true == largest, groups=groups)
+
+
+UNSURE = -1
+
+
+def named(probabilities: npt.ArrayLike, thresholds: Mapping[int, float]) -> Ints:
+    """The answer to each row of probabilities (N, K) under thresholds, int64 (N,): a class index, or UNSURE.
+
+    thresholds: class index → least probability to be named. A class whose probability reaches its threshold is named,
+    be it the most probable or not; of several the one that exceeds its own by the largest factor. Where none does,
+    the most probable class is named if it has no threshold; if it has one and misses it, the answer is UNSURE.
+
+    >>> named([[0.9, 0.1], [0.99, 0.01], [0.4, 0.6]], {1: 0.05}).tolist(), named([[0.3, 0.7]], {1: 0.9}).tolist()
+    ([1, 0, 1], [-1])
+    """
+    rows = np.asarray(probabilities, np.float64)
+    least = np.full(rows.shape[1], np.inf)
+    for index, value in thresholds.items():
+        least[index] = max(value, 1e-300)
+    factor, first = rows / least, rows.argmax(axis=1)
+    free = np.where(np.isinf(least[first]), first, UNSURE)
+    return np.where(factor.max(axis=1) >= 1, factor.argmax(axis=1), free)
 
 
 # ---- per class, from the confusion matrix
