@@ -162,8 +162,8 @@ class Threshold:
     def __str__(self) -> str:
         miss = "" if self.reached else "not reached: "
         return (
-            f"{miss}{self.want}: named {self.want.cls!r} from probability {self.probability:.3f} on; recall {self.recall}, "
-            f"precision {self.precision}, false alarms {self.false_alarms}"
+            f"{miss}{self.want}: named {self.want.cls!r} from probability {self.probability:.3f} on; "
+            f"recall {self.recall}, precision {self.precision}, false alarms {self.false_alarms}"
         )
 
 
