@@ -61,8 +61,8 @@ class Lazy(click.Group):
 def group() -> None:
     """From a folder of pictures to a classifier that can be trusted and shipped.
 
-    Exit codes: 0 done, 1 a gate is not passed, 2 the call is wrong, 3 the data is wrong, 4 the model is wrong, 5 the machine is (memory, disk,
-    missing extra), 130 interrupted.
+    Exit codes: 0 done, 1 a gate is not passed, 2 the call is wrong, 3 the data is wrong, 4 the model is wrong, 5 the
+    machine is (memory, disk, missing extra), 130 interrupted.
     """
 
 
