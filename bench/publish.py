@@ -9,8 +9,9 @@ from record import RESULTS, markdown
 
 HEAD = """# Benchmarks
 
-Made by `python bench/publish.py` from `bench/results/`, which the scripts in `bench/` wrote; do not edit. Where nothing else is
-said, a figure is the median of five runs in which both sides took turns, with the smallest and the largest. Losses are here too.
+Made by `python bench/publish.py` from `bench/results/`, which the scripts in `bench/` wrote; do not edit.
+Where nothing else is said, a figure is the median of five runs in which both sides took turns, with the smallest
+and the largest. Losses are here too.
 """
 
 
