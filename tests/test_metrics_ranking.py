@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import stats
 from sklearn import metrics as sk
 
 from opsin import metrics
@@ -83,12 +84,14 @@ def test_influence_is_the_derivative_by_a_records_weight(measure: object, plain:
 
 
 @pytest.mark.parametrize("ties", [False, True])
-def test_the_interval_of_auroc_is_delongs_on_the_logit_scale(ties: bool) -> None:
+def test_the_interval_of_auroc_has_delongs_variance(ties: bool) -> None:
     scores, are = drawn(7, 200, ties)
-    found, error = metrics.auroc(scores, are), np.sqrt(by_hand(scores, are))
-    bounds = [np.log(x / (1 - x)) for x in (found.low, found.value, found.high)]
-    half = 1.959963984540054 * error / (found.value * (1 - found.value))
-    assert np.diff(bounds) == pytest.approx([half, half], abs=1e-9)
+    found, error, rarer = metrics.auroc(scores, are), np.sqrt(by_hand(scores, are)), int(are.sum())
+    low, high = (np.log(x / (1 - x)) for x in (found.low, found.high))
+    half = stats.t.ppf(0.975, rarer - 1) * error / (found.value * (1 - found.value))
+    assert (high - low) / 2 == pytest.approx(half, abs=1e-9)
+    drawn = (found.value * rarer + 0.1) / (rarer + 0.2)  # towards one half
+    assert (high + low) / 2 == pytest.approx(np.log(drawn / (1 - drawn)), abs=1e-9)
 
 
 def test_groups_of_one_change_nothing_and_copies_of_records_add_nothing() -> None:

@@ -85,7 +85,7 @@ def _worth_of(hits: float, n: float, units: int, spread: float) -> Score:
     return Score(share, *wilson_bounds(share, worth, student(units - 1)), int(n))
 
 
-def student(freedom: int) -> float:
+def student(freedom: float) -> float:
     """The 97.5 % point of Student's distribution: a spread that is known from few units is known badly."""
     from scipy.special import stdtrit
 
@@ -95,16 +95,23 @@ def student(freedom: int) -> float:
 # ---- statistics with an influence function
 
 
+SHRINK = 0.2
+
+
 def by_influence(value: float, influence: Floats, units: Ints | None, *, worth: float, n: int) -> Score:
     """A statistic in [0, 1] from what each record adds to it, (N,), with sum 0; symmetric on the logit scale.
 
-    worth: the number of records that Wilson's interval takes where nothing varies, mostly because all is right.
+    worth: the units of the rarer kind. Few of them show too small a spread where the value is near 1, so Student's
+    factor is theirs, and the middle is drawn to one half as by SHRINK records: of AUROC 0.98 with 50 positives it
+    then covers 95 % instead of 91 %, and BCa 88 % (bench/intervals.py; SHRINK was chosen by such simulations). Where
+    nothing varies, mostly because all is right, the interval is Wilson's on `worth`.
     """
     summed = influence if units is None else np.bincount(units, influence)
     error = math.sqrt(float(np.sort(summed**2).sum()))  # sorted: to the last bit, whatever the order of records
     if not 1e-9 < value < 1 - 1e-9 or error < 1e-12 or worth < 2:
         return Score(value, *wilson_bounds(min(max(value, 0.0), 1.0), worth), n)
-    middle, half = math.log(value / (1 - value)), Z * error / (value * (1 - value))
+    drawn = (value * worth + SHRINK / 2) / (worth + SHRINK)
+    middle, half = math.log(drawn / (1 - drawn)), student(worth - 1) * error / (value * (1 - value))
     low, high = (1 / (1 + math.exp(-min(max(middle + side, -700.0), 700.0))) for side in (-half, half))
     return Score(value, min(low, value), max(high, value), n)
 

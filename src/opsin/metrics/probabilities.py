@@ -82,8 +82,8 @@ def _folded(mean: Floats, deviation: Floats) -> Floats:
     """The mean of the absolute value of a normal."""
     from scipy.special import ndtr
 
-    z = mean / np.maximum(deviation, 1e-300)
-    normal = deviation * math.sqrt(2 / math.pi) * np.exp(-np.minimum(z**2, 1400) / 2)
+    z = np.clip(mean / np.maximum(deviation, 1e-12), -30, 30)
+    normal = deviation * math.sqrt(2 / math.pi) * np.exp(-(z**2) / 2)
     return np.asarray(normal + mean * (1 - 2 * ndtr(-z)))
 
 
