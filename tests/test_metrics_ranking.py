@@ -90,8 +90,8 @@ def test_the_interval_of_auroc_has_delongs_variance(ties: bool) -> None:
     low, high = (np.log(x / (1 - x)) for x in (found.low, found.high))
     half = stats.t.ppf(0.975, rarer - 1) * error / (found.value * (1 - found.value))
     assert (high - low) / 2 == pytest.approx(half, abs=1e-9)
-    drawn = (found.value * rarer + 0.1) / (rarer + 0.2)  # towards one half
-    assert (high + low) / 2 == pytest.approx(np.log(drawn / (1 - drawn)), abs=1e-9)
+    middle = (found.value * rarer + 0.1) / (rarer + 0.2)  # towards one half
+    assert (high + low) / 2 == pytest.approx(np.log(middle / (1 - middle)), abs=1e-9)
 
 
 def test_groups_of_one_change_nothing_and_copies_of_records_add_nothing() -> None:

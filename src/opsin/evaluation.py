@@ -76,7 +76,7 @@ def columns(data: Dataset, *, most: int = 2000) -> Work[dict[str, np.ndarray]]:
                 decoded[:: len(decoded) // 64 + 1, :: decoded.shape[1] // 64 + 1].mean(),
             )
         yield row + 1
-    named = {"shorter side, px": found[:, 0], "brightness, 0 to 255": found[:, 1]}
+    named = {"shorter side in pixels": found[:, 0], "brightness (0 black, 255 white)": found[:, 1]}
     labels = groups(data)
     return named | ({"group": np.array(labels, object)} if labels else {})
 

@@ -78,4 +78,4 @@ def _ranges(values: npt.NDArray[np.float64]) -> Iterator[tuple[str, Bools]]:
     for i in range(len(edges) + 1):
         inside = (place == i) & ~np.isnan(values)
         if inside.any():
-            yield f"{values[inside].min():,.4g} to {values[inside].max():,.4g}", inside
+            yield f"{values[inside].min():,.3g} to {values[inside].max():,.3g}", inside

@@ -116,6 +116,7 @@ def of_test(
     scores = metrics.score(
         logits, tested.targets, tested.classes, largest=tested.classes.index(largest), groups=tested.groups
     )
+    slices = _slices(tested, data)
     return {
         "name": facts.get("name", "a classifier"),
         "asked": _asked(facts, tested.classes),
@@ -125,7 +126,8 @@ def of_test(
         "summary": summary(scores, grouped=tested.groups is not None),
         "confusions": _confusions(tested),
         "mistakes": _mistakes(tested, metrics.softmax(logits)),
-        "slices": _slices(tested, data),
+        "slices": slices,
+        "worse slices": sum(one["accuracy"]["high"] < one["others"]["low"] for one in slices),
         "calibration": _calibration(tested, temperature, thresholds),
         "fingerprint": facts.get("fingerprint"),
         "licence": facts.get("licence"),
@@ -177,7 +179,7 @@ def summary(scores: Scores, *, grouped: bool = False) -> list[str]:
 
 
 def _hundred(share: float) -> str:
-    return f"{100 * share:.1f}".removesuffix(".0")
+    return f"{100 * share:.0f}" if 0.01 < share < 0.985 else f"{100 * share:.1f}".removesuffix(".0")
 
 
 def _against(right: Score, base: Score, largest: str) -> str:
@@ -282,8 +284,11 @@ def _calibration(tested: Tested, temperature: float, thresholds: Mapping[str, fl
     before = calibration.honesty(tested.logits, tested.targets)
     after = calibration.honesty(tested.logits, tested.targets, temperature=temperature)
     bins = calibration.reliability(tested.logits, tested.targets, temperature=temperature)
+    probabilities = metrics.softmax(tested.logits / temperature)
     return {
         "temperature": temperature,
+        "claimed": float(probabilities.max(axis=1).mean()),
+        "right": float((probabilities.argmax(axis=1) == tested.targets).mean()),
         "before": asdict(before),
         "after": asdict(after),
         "bins": [asdict(one) for one in bins],
