@@ -55,6 +55,14 @@ def f1s(rng: np.random.Generator) -> Iterator[list[str]]:
         yield ["macro F1", f"n {n}, BCa, 3 classes", *covered(truth.mean(), found)]
 
 
+def many(rng: np.random.Generator) -> Iterator[list[str]]:
+    """200 classes of about ten records, 70 % right."""
+    k, n = 200, 2000
+    share = np.where(np.eye(k, dtype=bool), 0.7, 0.3 / (k - 1)) / k
+    found = [metrics.averages(rng.multinomial(n, share.ravel()).reshape(k, k))["macro F1"] for _ in range(DRAWS // 5)]
+    yield ["macro F1", f"n {n}, {k} classes, {DRAWS // 5} draws", *covered(0.7, found)]
+
+
 def six(rng: np.random.Generator) -> Iterator[list[str]]:
     """A class of exactly six records among 600, of which 67 % are found, and 0.3 % of the others are named so."""
     hits, alarms = rng.binomial(6, 0.67, DRAWS), rng.binomial(594, 0.003, DRAWS)
@@ -83,6 +91,10 @@ def normals(rng: np.random.Generator, n: int, positive: float, auroc: float) -> 
     return rng.normal(size=n) + are * np.sqrt(2) * ndtri(auroc), are
 
 
+def ap(scores: np.ndarray, are: np.ndarray) -> float:
+    return metrics.average_precision(scores, are).value
+
+
 def rankings(rng: np.random.Generator) -> Iterator[list[str]]:
     for n, positive, auroc in ((500, 0.5, 0.8), (500, 0.1, 0.9), (500, 0.1, 0.98), (1000, 0.05, 0.9)):
         tests = [normals(rng, n, positive, auroc) for _ in range(DRAWS)]
@@ -90,7 +102,7 @@ def rankings(rng: np.random.Generator) -> Iterator[list[str]]:
         gap = np.sqrt(2) * ndtri(auroc)
         whole = normals(np.random.default_rng(1), 4_000_000, positive, auroc)
         yield [f"AUROC {auroc}", where, *covered(auroc, [metrics.auroc(*t) for t in tests])]
-        truth = metrics.ranking._average_precision(*whole)[0]
+        truth = ap(*whole)
         yield [f"average precision {truth:.2f}", where, *covered(truth, [metrics.average_precision(*t) for t in tests])]
         truth = norm.sf(norm.isf(0.05) - gap)
         found = [metrics.recall_at(*t, false_alarms=0.05) for t in tests[:400]]
@@ -114,10 +126,8 @@ def clusters(rng: np.random.Generator) -> Iterator[list[str]]:
     truths = {
         "accuracy": (logits.argmax(1) == targets).mean(),
         "macro F1": metrics.macro_f1(metrics.confusion(targets, logits.argmax(1), 2)),
-        "macro AUROC": metrics.ranking._auroc(logits[:, 1], targets == 1)[0],
-        "macro average precision": np.mean(
-            [metrics.ranking._average_precision(side * logits[:, 1], targets == k)[0] for k, side in ((0, -1), (1, 1))]
-        ),
+        "macro AUROC": metrics.auroc(logits[:, 1], targets == 1).value,
+        "macro average precision": np.mean([ap(side * logits[:, 1], targets == k) for k, side in ((0, -1), (1, 1))]),
     }
     for groups in (50, 100):
         tests = [patients(rng, groups, 10) for _ in range(DRAWS)]
@@ -171,7 +181,7 @@ def false_alarms(file: str, rng: np.random.Generator) -> Iterator[list[str]]:
 
 def main() -> None:
     """Every table."""
-    parts: tuple[Callable[[np.random.Generator], Iterator[list[str]]], ...] = (f1s, six, rankings, clusters)
+    parts: tuple[Callable[[np.random.Generator], Iterator[list[str]]], ...] = (f1s, many, six, rankings, clusters)
     began = time.perf_counter()
     rows = [*wilsons()]
     for part in parts:

@@ -268,15 +268,16 @@ def test_a_perfect_test_is_not_sure() -> None:
     assert 0.6 < metrics.f1(matrix)[1].low < metrics.f1(matrix)[0].low < 1
 
 
-def test_the_interval_falls_back_to_percentiles_when_all_draws_are_on_one_side() -> None:
-    draws = np.linspace(0.1, 0.5, 2000)
-    low, high = intervals.bca(0.9, draws, np.array([0.8, 0.9]), np.array([5, 5]))
-    assert (low, high) == pytest.approx(np.quantile(draws, [0.025, 0.975]))
+def test_draws_far_to_one_side_move_a_normal_interval_by_their_bias() -> None:
+    draws = np.linspace(0.4, 0.5, 2000)
+    low, high = intervals.bca(0.55, draws, np.array([0.5, 0.6]), np.array([5, 5]))
+    half = 1.959963984540054 * draws.std()
+    assert (low, high) == pytest.approx((0.65 - half, 0.65 + half))
+    assert intervals.bca(0.99, draws + 0.3, np.array([0.5, 0.6]), np.array([5, 5]))[1] == 1.0
 
 
 def test_an_interval_that_misses_its_value_is_widened_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    draws = np.linspace([0.1] * 4, [0.2] * 4, 100)
-    monkeypatch.setattr(rates, "_draw", lambda found, count: draws)
+    monkeypatch.setattr(intervals, "bca", lambda *_: (0.1025, 0.2))
     score = metrics.averages(SKEWED)["macro F1"]
     assert score.high == score.value > 0.9
     assert score.low == pytest.approx(0.1025)

@@ -74,7 +74,8 @@ def test_a_test_of_one_class_has_no_ranking() -> None:
 )
 def test_influence_is_the_derivative_by_a_records_weight(measure: object, plain: object, ties: bool) -> None:
     scores, are = drawn(5, 40, ties)
-    _, influence = measure(scores, are)
+    ranked = ranking.ranking(scores, are)
+    influence = ranking._by_record(ranked, measure(ranked))
     nudges = 1e-6 * np.eye(40)
     slopes = [
         (plain(are, scores, sample_weight=1 + d) - plain(are, scores, sample_weight=1 - d)) / 2e-6 for d in nudges
@@ -258,10 +259,15 @@ def test_numbers_are_cut_into_parts_and_small_parts_left_out() -> None:
     assert sorted(s.accuracy.n for s in found) == [25, 25, 25, 25]
     assert {s.value for s in found} == {"0 to 24", "25 to 49", "50 to 74", "75 to 99"}
     assert metrics.slices(logits, targets, {"x": ["a"] * 95 + ["b"] * 5}, least=10)[0].value == "a"
-    unknown = metrics.slices(logits, targets, {"x": np.array(["a"] * 50 + [None] * 50, object)})
-    assert [s.value for s in unknown] == ["a"]
+    labels = np.array(["a"] * 50 + ["b"] * 20 + [None] * 30, object)
+    unknown = metrics.slices(logits, targets, {"x": labels})
+    assert {(s.value, s.accuracy.n, s.others.n) for s in unknown} == {("a", 50, 20), ("b", 20, 50)}
     holes = metrics.slices(logits, targets, {"x": np.where(np.arange(100) < 50, np.nan, np.arange(100.0))})
     assert sum(s.accuracy.n for s in holes) == 50
+    assert all(s.accuracy.n + s.others.n == 50 for s in holes)
+    few = metrics.slices(logits, targets, {"x": np.array([np.nan] * 20 + [32.0] * 40 + [64.0] * 40)})
+    assert {(s.value, s.others.n) for s in few} == {("32", 40), ("64", 40)}
+    assert metrics.slices(logits, targets, {"x": np.full(100, np.nan), "y": np.full(100, 7.0)}) == ()
 
 
 def test_slices_use_groups() -> None:

@@ -98,16 +98,20 @@ def student(freedom: float) -> float:
 SHRINK = 0.2
 
 
-def by_influence(value: float, influence: Floats, units: Ints | None, *, worth: float, n: int) -> Score:
-    """A statistic in [0, 1] from what each record adds to it, (N,), with sum 0; symmetric on the logit scale.
+def error(influence: Floats, units: Ints | None) -> float:
+    """The standard error of a statistic from what each record adds to it, (N,), with sum 0."""
+    summed = influence if units is None else np.bincount(units, influence)
+    return math.sqrt(float(np.sort(summed**2).sum()))  # sorted: to the last bit, whatever the order of records
+
+
+def by_error(value: float, error: float, *, worth: float, n: int) -> Score:
+    """A statistic in [0, 1] with its standard error; the interval is symmetric on the logit scale.
 
     worth: the units of the rarer kind. Few of them show too small a spread where the value is near 1, so Student's
     factor is theirs, and the middle is drawn to one half as by SHRINK records: of AUROC 0.98 with 50 positives it
     then covers 95 % instead of 91 %, and BCa 88 % (bench/intervals.py; SHRINK was chosen by such simulations). Where
     nothing varies, mostly because all is right, the interval is Wilson's on `worth`.
     """
-    summed = influence if units is None else np.bincount(units, influence)
-    error = math.sqrt(float(np.sort(summed**2).sum()))  # sorted: to the last bit, whatever the order of records
     if not 1e-9 < value < 1 - 1e-9 or error < 1e-12 or worth < 2:
         return Score(value, *wilson_bounds(min(max(value, 0.0), 1.0), worth), n)
     drawn = (value * worth + SHRINK / 2) / (worth + SHRINK)
@@ -133,18 +137,22 @@ def resampled(units: int, draws: int, width: int) -> Iterator[Ints]:
 
 
 def bca(value: float, draws: Floats, jackknife: Floats, counts: npt.NDArray[np.int64]) -> tuple[float, float]:
-    """The bias-corrected and accelerated interval (Efron, JASA 1987) of `value` from its draws (B,).
+    """The bias-corrected and accelerated interval (Efron, JASA 1987) of `value` from its draws (B,), within [0, 1].
 
     jackknife, counts (J,): the statistic with one unit left out, and how many units give each value; alike for a
-    statistic that jumps, which leaves the bias correction alone. Falls back to the percentile interval where the
-    correction is undefined: all draws on one side of the value.
+    statistic that jumps, which leaves the bias correction alone. Where the draws lie to one side of the value by more
+    than a standard error, BCa cannot reach as far as it should (macro F1 of 200 classes with ten records each: 83 %);
+    then it is the normal interval, moved by the draws' bias (95 %).
     """
     below = 0.5 - float(np.sign(np.round(draws - value, 12)).mean()) / 2  # a draw that ties counts half
+    if not NORMAL.cdf(-1) < below < NORMAL.cdf(1):
+        middle, half = 2 * value - float(draws.mean()), Z * float(draws.std())
+        return max(0.0, middle - half), min(1.0, middle + half)
     away = np.average(jackknife, weights=counts) - jackknife
     spread = float((counts * away**2).sum())
-    bias = NORMAL.inv_cdf(below) if 0 < below < 1 else 0.0
-    skew = float((counts * away**3).sum()) / (6 * spread**1.5) if spread and 0 < below < 1 else 0.0
-    # |skew| ≤ 1/6 and |bias| < 3.6 for 2,000 draws, so the denominator stays positive
+    bias = NORMAL.inv_cdf(below)
+    skew = float((counts * away**3).sum()) / (6 * spread**1.5) if spread else 0.0
+    # |skew| ≤ 1/6 and |bias| < 1, so the denominator stays positive
     bent = [(bias + z) / (1 - skew * (bias + z)) for z in (-Z, Z)]
     low, high = np.quantile(draws, [NORMAL.cdf(bias + z) for z in bent])
     return float(low), float(high)

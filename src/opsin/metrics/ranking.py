@@ -6,7 +6,10 @@ positive records; both over all thresholds, equal scores sharing one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,22 +18,20 @@ from ..errors import CallError
 from ..vocabulary import Score
 from . import intervals
 from .given import Bools, Floats, Groups, Ints, binary, units
-from .intervals import DRAWS, by_influence, wilson_bounds
+from .intervals import DRAWS, by_error, wilson_bounds
 from .rates import effective
-
-Influence = tuple[float, Floats]  # a statistic, and what each record adds to it, (N,), with sum 0
 
 
 def auroc(scores: npt.ArrayLike, positive: npt.ArrayLike, *, groups: Groups | None = None) -> Score:
-    """The area under the ROC curve of scores (N,) for truths bool (N,), with DeLong's interval on the logit scale.
+    """The area under the ROC curve of scores (N,) for truths bool (N,), with DeLong's variance on the logit scale.
 
-    DeLong's and not the bootstrap's: it needs no draws, is the same every time, and goes over to groups. Raises
-    DataError where only one kind is there.
+    DeLong's and not the bootstrap: it needs no draws, goes over to groups, and covers better where positives are few
+    (bench/intervals.py). Raises DataError where only one kind is there.
 
     >>> auroc([0.1, 0.4, 0.35, 0.8], np.array([False, False, True, True])).value
     0.75
     """
-    return _scored(_auroc, *binary(scores, positive), groups)
+    return _scored(_auroc, scores, positive, groups)
 
 
 def average_precision(scores: npt.ArrayLike, positive: npt.ArrayLike, *, groups: Groups | None = None) -> Score:
@@ -39,39 +40,76 @@ def average_precision(scores: npt.ArrayLike, positive: npt.ArrayLike, *, groups:
     The interval is on the logit scale (Boyd, Eng & Page, ECML 2013, find that it covers better than the bootstrap),
     with the variance of the influence of every record. Raises DataError where only one kind is there.
     """
-    return _scored(_average_precision, *binary(scores, positive), groups)
+    return _scored(_average_precision, scores, positive, groups)
 
 
-def _auroc(scores: Floats, positive: Bools) -> Influence:
-    ups, downs = np.sort(scores[positive]), np.sort(scores[~positive])
-    over = (np.searchsorted(downs, scores[positive]) + np.searchsorted(downs, scores[positive], "right")) / 2
-    under = (np.searchsorted(ups, scores[~positive]) + np.searchsorted(ups, scores[~positive], "right")) / 2
-    value = float(over.sum() / (len(ups) * len(downs)))
-    influence = np.empty(len(scores))
-    influence[positive] = (over / len(downs) - value) / len(ups)
-    influence[~positive] = (1 - under / len(ups) - value) / len(downs)
-    return value, influence
+@dataclass(frozen=True)
+class Ranking:
+    """Records at their thresholds, the highest score first.
+
+    Attributes:
+        positive: bool (N,).
+        at: int (N,), the threshold of each record, 0…T - 1.
+        ups, downs: int (T,), positive and other records at each.
+    """
+
+    positive: Bools
+    at: Ints
+    ups: Ints
+    downs: Ints
 
 
-def _average_precision(scores: Floats, positive: Bools) -> Influence:
-    order = np.argsort(-scores, kind="stable")
-    ends = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))  # the last record of each threshold
-    all_, hits = ends + 1, np.cumsum(positive[order])[ends]
-    gained, precision, n = np.diff(hits, prepend=0), hits / all_, int(hits[-1])
-    value = float((gained * precision).sum() / n)
-    # a record changes the precision at its own threshold and at all below
-    rise = np.cumsum((gained / all_)[::-1])[::-1]
-    fall = np.cumsum((gained * precision / all_)[::-1])[::-1]
+class Influence(NamedTuple):
+    """A statistic, and what one more positive or other record at each threshold would add to it, (T,)."""
+
+    value: float
+    up: Floats
+    down: Floats
+
+
+def ranking(scores: Floats, positive: Bools) -> Ranking:
+    """The Ranking of scores (N,) and truths (N,)."""
+    order = np.argsort(-scores)
+    starts = np.flatnonzero(np.append(True, np.diff(scores[order]) != 0))
     at = np.empty(len(scores), np.int64)
-    at[order] = np.repeat(np.arange(len(ends)), np.diff(ends, prepend=-1))
-    return value, (positive * (precision[at] + rise[at] - value) - fall[at]) / n
+    at[order] = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(scores)))
+    ups = np.add.reduceat(positive[order], starts, dtype=np.int64)
+    return Ranking(positive, at, ups, np.diff(starts, append=len(scores)) - ups)
 
 
-def _unbiased(influence: Floats, positive: Bools) -> Floats:
+def _auroc(of: Ranking) -> Influence:
+    ups, downs = of.ups.sum(), of.downs.sum()
+    over = downs - np.cumsum(of.downs) + of.downs / 2  # what a positive there stands above
+    under = np.cumsum(of.ups) - of.ups / 2  # what another there stands below
+    value = float((of.ups * over).sum() / (ups * downs))
+    return Influence(value, (over / downs - value) / ups, (under / ups - value) / downs)
+
+
+def _average_precision(of: Ranking) -> Influence:
+    hits, named = np.cumsum(of.ups), np.cumsum(of.ups + of.downs)
+    precision, n = hits / named, hits[-1]
+    value = float((of.ups * precision).sum() / n)
+    # a record changes the precision at its own threshold and at all below
+    rise = np.cumsum((of.ups / named)[::-1])[::-1]
+    fall = np.cumsum((of.ups * precision / named)[::-1])[::-1]
+    return Influence(value, (precision + rise - fall - value) / n, -fall / n)
+
+
+def _unbiased(of: Ranking, found: Influence) -> Influence:
     """The influence, stretched so that its squares add up to the variance of so few records of each kind."""
-    ups, downs = int(positive.sum()), int((~positive).sum())
-    stretch = np.where(positive, ups / max(ups - 1, 1), downs / max(downs - 1, 1))
-    return np.asarray(influence * np.sqrt(stretch))
+    ups, downs = (math.sqrt(n / max(n - 1, 1)) for n in (int(of.ups.sum()), int(of.downs.sum())))
+    return Influence(found.value, found.up * ups, found.down * downs)
+
+
+def _by_record(of: Ranking, found: Influence) -> Floats:
+    """What each record adds, (N,)."""
+    return np.where(of.positive, found.up[of.at], found.down[of.at])
+
+
+def _error(of: Ranking, found: Influence, units: Ints | None) -> float:
+    if units is None:
+        return math.sqrt(float((of.ups * found.up**2 + of.downs * found.down**2).sum()))
+    return intervals.error(_by_record(of, found), units)
 
 
 def _least(positive: Bools, of: Ints | None) -> int:
@@ -81,16 +119,18 @@ def _least(positive: Bools, of: Ints | None) -> int:
 
 
 def _scored(
-    measure: Callable[[Floats, Bools], Influence], scores: Floats, positive: Bools, groups: Groups | None
+    measure: Callable[[Ranking], Influence], scores: npt.ArrayLike, positive: npt.ArrayLike, groups: Groups | None
 ) -> Score:
-    of = units(groups, len(scores))
-    value, influence = measure(scores, positive)
-    return by_influence(value, _unbiased(influence, positive), of, worth=_least(positive, of), n=len(scores))
+    ranked = ranking(*binary(scores, positive))
+    of = units(groups, len(ranked.at))
+    found = _unbiased(ranked, measure(ranked))
+    worth = _least(ranked.positive, of)
+    return by_error(found.value, _error(ranked, found, of), worth=worth, n=len(ranked.at))
 
 
 # ---- one class against the rest
 
-RANKINGS: Mapping[str, Callable[[Floats, Bools], Influence]] = {
+RANKINGS: Mapping[str, Callable[[Ranking], Influence]] = {
     "AUROC": _auroc,
     "average precision": _average_precision,
 }
@@ -108,19 +148,21 @@ def one_against_rest(
     of, counts = units(groups, n), np.bincount(true, minlength=k)
     chosen = [c for c in range(k) if 0 < counts[c] < n]
     each: dict[int, dict[str, Score]] = {c: {} for c in chosen}
-    total = {name: [0.0, np.zeros(n)] for name in RANKINGS}
+    values, added = dict.fromkeys(RANKINGS, 0.0), {name: np.zeros(n) for name in RANKINGS}
     worths = {c: _least(true == c, of) for c in chosen}
     for c in chosen:
-        positive, column = true == c, np.ascontiguousarray(probabilities[:, c])
+        ranked = ranking(np.ascontiguousarray(probabilities[:, c]), true == c)
         for name, measure in RANKINGS.items():
-            value, influence = measure(column, positive)
-            influence = _unbiased(influence, positive)
-            each[c][name] = by_influence(value, influence, of, worth=worths[c], n=n)
-            total[name] = [total[name][0] + value / len(chosen), total[name][1] + influence / len(chosen)]
+            found = _unbiased(ranked, measure(ranked))
+            each[c][name] = by_error(found.value, _error(ranked, found, of), worth=worths[c], n=n)
+            values[name] += found.value / len(chosen)
+            added[name] += _by_record(ranked, found) / len(chosen)
     if not chosen:
         return {}, {}
     worth = effective(np.array(list(worths.values())))
-    return {f"macro {name}": by_influence(v, i, of, worth=worth, n=n) for name, (v, i) in total.items()}, each  # type: ignore[arg-type]
+    return {
+        f"macro {name}": by_error(values[name], intervals.error(added[name], of), worth=worth, n=n) for name in RANKINGS
+    }, each
 
 
 # ---- what a threshold buys

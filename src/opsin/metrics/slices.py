@@ -46,10 +46,10 @@ def slices(
     rows, true = pair(logits, targets)
     right = ranks(rows, true) < 1
     found = [
-        Slice(column, value, _share(right, inside, groups), _share(right, ~inside, groups))
+        Slice(column, value, _share(right, inside, groups), _share(right, others, groups))
         for column, values in columns.items()
-        for value, inside in _parts(column, np.asarray(values), len(true))
-        if least <= inside.sum() < len(true)
+        for value, inside, others in _parts(column, np.asarray(values), len(true))
+        if inside.sum() >= least and others.any()
     ]
     return tuple(sorted(found, key=lambda s: (s.accuracy.high, s.accuracy.value, s.column, s.value)))
 
@@ -59,23 +59,26 @@ def _share(right: Bools, inside: Bools, groups: Groups | None) -> Score:
     return share(right[inside], groups=chosen)
 
 
-def _parts(column: str, values: npt.NDArray[Any], n: int) -> Iterator[tuple[str, Bools]]:
-    """The labels of a column and the records that have each."""
+def _parts(column: str, values: npt.NDArray[Any], n: int) -> Iterator[tuple[str, Bools, Bools]]:
+    """The labels of a column, the records that have each, and those that have another one."""
     if values.shape != (n,):
         raise DataError(f"column {column!r} does not fit", expected=f"({n},), one a record", received=values.shape)
-    if values.dtype.kind in "fiu" and len(np.unique(values)) > BINS:
-        yield from _ranges(values.astype(np.float64))
-        return
-    labels = np.array(["" if value is None else str(value) for value in values.tolist()])
+    labels = _ranges(values.astype(np.float64)) if values.dtype.kind in "fiu" else list(map(_label, values.tolist()))
     names, place = np.unique(labels, return_inverse=True)
-    yield from ((str(name), place == i) for i, name in enumerate(names) if name)
+    known = names[place] != ""
+    yield from ((str(name), place == i, known & (place != i)) for i, name in enumerate(names) if name)
 
 
-def _ranges(values: npt.NDArray[np.float64]) -> Iterator[tuple[str, Bools]]:
-    """Numbers in BINS parts of about equally many, named by their smallest and largest."""
-    edges = np.unique(np.nanquantile(values, np.linspace(0, 1, BINS + 1)[1:-1]))
-    place = np.searchsorted(edges, values, side="right")
-    for i in range(len(edges) + 1):
-        inside = (place == i) & ~np.isnan(values)
-        if inside.any():
-            yield f"{values[inside].min():,.3g} to {values[inside].max():,.3g}", inside
+def _label(value: object) -> str:
+    return "" if value is None else str(value)
+
+
+def _ranges(values: npt.NDArray[np.float64]) -> list[str]:
+    """Numbers in BINS parts of about equally many, named by their smallest and largest; "" for NaN."""
+    edges = np.unique(np.nanquantile(values, np.linspace(0, 1, BINS + 1)[1:-1])) if not np.isnan(values).all() else []
+    place = np.where(np.isnan(values), -1, np.searchsorted(edges, values, side="right"))
+    names = {-1: ""}
+    for part in np.unique(place[place >= 0]).tolist():
+        low, high = (f"{bound(values[place == part]):,.3g}" for bound in (np.min, np.max))
+        names[part] = low if low == high else f"{low} to {high}"
+    return [names[part] for part in place.tolist()]

@@ -168,11 +168,11 @@ def summary(scores: Scores, *, grouped: bool = False) -> list[str]:
     few = [name for name, each in scores.per_class.items() if each["recall"].n < FEW]
     if few:
         said.append(
-            f"{len(few)} of {len(scores.per_class)} classes were tested on fewer than {FEW} pictures: what is said of "
-            "each of them alone is uncertain, and its interval is wide."
+            f"{len(few):,} of {len(scores.per_class):,} classes were tested on fewer than {FEW} pictures: what is said "
+            "of each of them alone is uncertain, and its interval is wide."
         )
     if scores.untested:
-        said.append(f"{len(scores.untested)} classes were not tested at all: no picture of theirs is in the test.")
+        said.append(f"{len(scores.untested):,} classes were not tested at all: no picture of theirs is in the test.")
     if grouped:
         said.append("Pictures come in groups, and all intervals count whole groups, not single pictures.")
     return said
