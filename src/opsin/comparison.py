@@ -289,7 +289,9 @@ def _common(first: Dataset, second: Dataset) -> Dataset:
 
 def words(found: Comparison, verdicts: Sequence[Verdict] = ()) -> str:
     """A Comparison for people, a line each."""
-    chance = f", which chance alone does with p {found.p:.3g}" if found.p is not None else ""
+    chance = ""
+    if found.p is not None:
+        chance = f"; by chance alone with p {found.p:.3f}" if found.p >= 0.0005 else "; by chance alone with p < 0.001"
     lines = [
         f"{found.n:,} pictures; A alone is right on {found.only_first:,}, B alone on {found.only_second:,}{chance}"
     ]

@@ -17,10 +17,10 @@ from .. import errors
 from ..vocabulary import Store
 from . import page
 from .card import markdown
-from .contents import Tested, of_classifier, of_run
+from .contents import Answers, of_classifier, of_run
 from .predictions import predictions_csv, to_json
 
-__all__ = ["Tested", "markdown", "of_classifier", "of_run", "predictions_csv", "to_json", "write"]
+__all__ = ["Answers", "markdown", "of_classifier", "of_run", "predictions_csv", "to_json", "write"]
 
 
 def write(contents: Mapping[str, Any], folder: Path, *, store: Store | None = None, pictures: bool = True) -> Path:

@@ -22,7 +22,7 @@ FEW = 30  # test pictures of a class: below, its own figures say little
 
 
 @dataclass(frozen=True)
-class Tested:
+class Answers:
     """The answers of a test, row by row.
 
     Attributes:
@@ -39,14 +39,14 @@ class Tested:
     classes: tuple[str, ...]
 
 
-def kept(folder: Path) -> Tested | None:
+def kept(folder: Path) -> Answers | None:
     """What a run kept of its test, or of its validation where it had no test; None where it kept neither."""
     for part in ("test", "val"):
         file = folder / "logits" / f"{part}.npz"
         if file.is_file():
             with np.load(file, allow_pickle=False) as rows:
                 groups = [str(g) or None for g in rows["groups"]] if "groups" in rows else []
-                return Tested(
+                return Answers(
                     part,
                     rows["logits"],
                     rows["targets"],
@@ -91,7 +91,7 @@ def of_run(folder: Path, data: Dataset | None = None, *, seconds: Mapping[str, f
     }
 
 
-def of_classifier(clf: Classifier, tested: Tested, data: Dataset | None = None) -> dict[str, Any]:
+def of_classifier(clf: Classifier, tested: Answers, data: Dataset | None = None) -> dict[str, Any]:
     """The contents of the report of a test of any classifier, as `opsin evaluate` makes one."""
     found = of_test(tested, temperature=clf.temperature, thresholds=clf.thresholds, facts=clf.facts, data=data)
     if data is None:
@@ -102,7 +102,7 @@ def of_classifier(clf: Classifier, tested: Tested, data: Dataset | None = None) 
 
 
 def of_test(
-    tested: Tested,
+    tested: Answers,
     *,
     temperature: float,
     thresholds: Mapping[str, float],
@@ -225,7 +225,7 @@ def _data(known: Mapping[str, Any]) -> dict[str, Any]:
 # ---- where it fails
 
 
-def _confusions(tested: Tested) -> list[dict[str, Any]]:
+def _confusions(tested: Answers) -> list[dict[str, Any]]:
     """The pairs of classes that are taken for one another most often, with examples: the surest ones."""
     said, k = tested.logits.argmax(axis=1), len(tested.classes)
     sure = metrics.softmax(tested.logits).max(axis=1)
@@ -249,7 +249,7 @@ def _confusions(tested: Tested) -> list[dict[str, Any]]:
     return found
 
 
-def _mistakes(tested: Tested, probabilities: np.ndarray) -> list[dict[str, Any]]:
+def _mistakes(tested: Answers, probabilities: np.ndarray) -> list[dict[str, Any]]:
     """The wrong answers that were given with most certainty: mislabelled pictures are found here first."""
     said, sure = probabilities.argmax(axis=1), probabilities.max(axis=1)
     wrong = np.flatnonzero(said != tested.targets)
@@ -264,7 +264,7 @@ def _mistakes(tested: Tested, probabilities: np.ndarray) -> list[dict[str, Any]]
     ]
 
 
-def _slices(tested: Tested, data: Dataset | None) -> list[dict[str, Any]]:
+def _slices(tested: Answers, data: Dataset | None) -> list[dict[str, Any]]:
     columns: dict[str, np.ndarray] = {}
     if data is not None:
         by_key = {record.key: record for record in data.records}
@@ -280,7 +280,7 @@ def _slices(tested: Tested, data: Dataset | None) -> list[dict[str, Any]]:
 # ---- how honest, how it learned, how fast
 
 
-def _calibration(tested: Tested, temperature: float, thresholds: Mapping[str, float]) -> dict[str, Any]:
+def _calibration(tested: Answers, temperature: float, thresholds: Mapping[str, float]) -> dict[str, Any]:
     before = calibration.honesty(tested.logits, tested.targets)
     after = calibration.honesty(tested.logits, tested.targets, temperature=temperature)
     bins = calibration.reliability(tested.logits, tested.targets, temperature=temperature)
