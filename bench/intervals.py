@@ -132,7 +132,7 @@ def clusters(rng: np.random.Generator) -> Iterator[list[str]]:
     for groups in (50, 100):
         tests = [patients(rng, groups, 10) for _ in range(DRAWS)]
         scored = {
-            "groups resampled": [metrics.score(t[0], t[1], "ab", largest=0, groups=t[2]) for t in tests],
+            "with groups": [metrics.score(t[0], t[1], "ab", largest=0, groups=t[2]) for t in tests],
             "taken for independent": [metrics.score(t[0], t[1], "ab", largest=0) for t in tests],
         }
         for name, truth in truths.items():
@@ -145,7 +145,7 @@ def clusters(rng: np.random.Generator) -> Iterator[list[str]]:
             yield ["recall of one class", f"{groups} patients of 10 pictures, {how}", *covered(truth, found)]
         yield [
             "accuracy",
-            f"{groups} patients of 10 pictures, groups resampled, BCa bootstrap instead",
+            f"{groups} patients of 10 pictures, with groups, BCa bootstrap of groups instead",
             *covered(truths["accuracy"], [bootstrapped_accuracy(*t) for t in tests]),
         ]
 

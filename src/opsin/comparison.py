@@ -139,10 +139,9 @@ def _resampled(first: Ints, second: Ints, targets: Ints, k: int, of: Ints | None
     low, high = np.nanquantile(gaps, [0.025, 0.975], axis=0)
     n = np.array([len(targets), len(targets), *records])
     worth = n if of is None else np.array([of.max() + 1] * 2 + [len(np.unique(of[targets == c])) for c in tested])
-    return [
-        Difference(*value[:, i].tolist(), *_opened(float(low[i]), float(high[i]), int(worth[i])), int(n[i]))
-        for i in range(len(n))
-    ]
+    opened = [_opened(*bounds) for bounds in zip(low.tolist(), high.tolist(), worth.tolist())]
+    sides = value.T.tolist()
+    return [Difference(a, b, *bounds, count) for (a, b), bounds, count in zip(sides, opened, n.tolist())]
 
 
 def _opened(low: float, high: float, n: int) -> tuple[float, float]:
@@ -268,13 +267,13 @@ def comparing(
     chosen = _common(scoring._part(first, data, part)[1], scoring._part(second, data, part)[1])
     work = cache.build(chosen, [first.preprocessing, second.preprocessing])
     chosen, caches = yield from scoring.told(work, "decoding", len(chosen))
-    answers = []
+    answers: list[Ints] = []
     for clf, pixels in zip((first, second), caches):
         found = yield from scoring.told(evaluation.logits(clf, pixels), "scoring", len(chosen))
         place = np.array([first.classes.index(name) for name in clf.classes])
         answers.append(place[found.argmax(axis=1)])
     expected = evaluation.targets(first, chosen)
-    return compare(*answers, expected, first.classes, groups=evaluation.groups(chosen))
+    return compare(answers[0], answers[1], expected, first.classes, groups=evaluation.groups(chosen))
 
 
 def _common(first: Dataset, second: Dataset) -> Dataset:

@@ -181,7 +181,7 @@ def recall_at(
     def curve(hits: Ints, alarms: Ints) -> Floats:
         fits = np.count_nonzero(alarms <= false_alarms * alarms[:, -1:] + 1e-9, axis=1)
         padded = np.pad(hits, ((0, 0), (1, 0)))
-        return padded[np.arange(len(hits)), fits] / hits[:, -1]
+        return np.asarray(padded[np.arange(len(hits)), fits] / hits[:, -1])
 
     return _at("false_alarms", false_alarms, curve, scores, positive, groups)
 
@@ -197,7 +197,7 @@ def false_alarms_at(
     def curve(hits: Ints, alarms: Ints) -> Floats:
         padded = [np.pad(counts, ((0, 0), (1, 0))) for counts in (hits, alarms)]
         needed = np.count_nonzero(padded[0] < recall * hits[:, -1:] - 1e-9, axis=1)
-        return padded[1][np.arange(len(hits)), needed] / alarms[:, -1]
+        return np.asarray(padded[1][np.arange(len(hits)), needed] / alarms[:, -1])
 
     return _at("recall", recall, curve, scores, positive, groups)
 

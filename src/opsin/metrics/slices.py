@@ -75,7 +75,10 @@ def _label(value: object) -> str:
 
 def _ranges(values: npt.NDArray[np.float64]) -> list[str]:
     """Numbers in BINS parts of about equally many, named by their smallest and largest; "" for NaN."""
-    edges = np.unique(np.nanquantile(values, np.linspace(0, 1, BINS + 1)[1:-1])) if not np.isnan(values).all() else []
+    known = values[~np.isnan(values)]
+    if not known.size:
+        return [""] * len(values)
+    edges = np.unique(np.quantile(known, np.linspace(0, 1, BINS + 1)[1:-1]))
     place = np.where(np.isnan(values), -1, np.searchsorted(edges, values, side="right"))
     names = {-1: ""}
     for part in np.unique(place[place >= 0]).tolist():

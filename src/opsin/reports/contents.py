@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -208,9 +209,7 @@ def _asked(facts: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
 
 
 def _data(known: Mapping[str, Any]) -> dict[str, Any]:
-    refused, codes = known["refused"], {}
-    for one in refused:
-        codes[one["code"]] = codes.get(one["code"], 0) + 1
+    refused = known["refused"]
     counts = {split: dict(each) for split, each in known["counts"].items() if sum(each.values())}
     return {
         "counts": counts,
@@ -218,7 +217,7 @@ def _data(known: Mapping[str, Any]) -> dict[str, Any]:
         "notes": list(known["notes"]),
         "refused": refused[:REFUSED],
         "refused in all": len(refused),
-        "refused by reason": codes,
+        "refused by reason": dict(Counter(one["code"] for one in refused).most_common()),
     }
 
 
