@@ -12,6 +12,7 @@ import torch
 from opsin import classifier, evaluation, metrics
 from opsin.classifier import Classifier
 from opsin.errors import DataError, MachineError
+from opsin.sources import arrays
 from opsin.vocabulary import finished
 from tiny import ROAD, Net, job, recipe, seeded
 
@@ -58,6 +59,35 @@ def test_kept_logits_score_again(clf, tmp_path) -> None:
         names = tuple(kept["classes"].tolist())
         assert metrics.score(kept["logits"], kept["targets"], names, largest=1) == scores
         assert kept["keys"].tolist() == [record.key for record in pixels.data.records]
+        assert kept["groups"].tolist() == [""] * 40
+
+
+def test_scores_are_at_the_temperature_and_by_groups(clf) -> None:
+    rng = np.random.default_rng(0)
+    found, expected = rng.normal(size=(60, 3)).astype(np.float32), np.arange(60) % 3
+    warm = dataclasses.replace(clf, temperature=3.0)
+    groups = [str(i // 10) for i in range(60)]
+    scores = evaluation.score(warm, found, expected, "a", groups=groups)
+    assert scores == metrics.score(found / 3.0, expected, clf.classes, largest=0, groups=groups)
+    assert scores.overall["accuracy"] != evaluation.score(warm, found, expected, "a").overall["accuracy"]
+
+
+def test_groups_of_records(clf) -> None:
+    data = job(recipe(), n=4).batches.pixels.data
+    assert evaluation.groups(data) is None
+    first = dataclasses.replace(data.records[0], group="p1")
+    assert evaluation.groups(dataclasses.replace(data, records=(first, *data.records[1:]))) == ["p1", None, None, None]
+
+
+def test_columns_describe_pictures() -> None:
+    images = np.zeros((3, 8, 12), np.uint8)
+    images[1], images[2] = 100, 255
+    data = arrays.dataset("x", {None: (images, np.array([0, 1, 0]))}, ("a", "b"))
+    found = finished(evaluation.columns(data))
+    assert list(found) == ["shorter side in pixels", "brightness (0 black, 255 white)"]
+    assert [column.tolist() for column in found.values()] == [[8, 8, 8], [0, 255, 100]]  # by class
+    some = finished(evaluation.columns(data, most=2))
+    assert np.isnan(some["shorter side in pixels"]).tolist() == [False, True, False]
 
 
 def test_logits_that_cannot_be_written_are_the_machines_fault(clf, tmp_path) -> None:

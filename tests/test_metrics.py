@@ -11,6 +11,7 @@ import pytest
 
 from opsin import metrics
 from opsin.errors import CallError, DataError, ModelError
+from opsin.metrics import intervals, rates
 from opsin.vocabulary import Score, Scores
 
 if TYPE_CHECKING:
@@ -64,6 +65,10 @@ def test_scores_equal_those_of_scikit_learn(k: int, n: int, present: int) -> Non
     }
     if k > 5:
         expected["top-5"] = sk.top_k_accuracy_score(targets, logits, k=5, labels=np.arange(k))
+    columns = {c: (targets == c, metrics.softmax(logits)[:, c]) for c in tested}
+    ranked = {"AUROC": sk.roc_auc_score, "average precision": sk.average_precision_score}
+    for name, measure in ranked.items():
+        expected[f"macro {name}"] = np.mean([measure(*column) for column in columns.values()])
     assert {name: s.value for name, s in scores.overall.items()} == pytest.approx(expected, **EXACT)
     per_class = sk.precision_recall_fscore_support(targets, answers, **options)
     assert list(scores.per_class) == [NAMES[c] for c in tested]
@@ -72,6 +77,8 @@ def test_scores_equal_those_of_scikit_learn(k: int, n: int, present: int) -> Non
             [column[i] for column in per_class[:3]], **EXACT
         )
         assert each["recall"].n == per_class[3][i]
+        for name, measure in ranked.items():
+            assert each[name].value == pytest.approx(measure(*columns[tested[i]]), **EXACT)
     assert np.array_equal(scores.confusion, sk.confusion_matrix(targets, answers, labels=np.arange(k)))
 
 
@@ -177,6 +184,7 @@ def test_the_interval_of_f1_is_wilsons_for_the_jaccard_index() -> None:
 
 
 SKEWED = np.array([[100, 1, 2], [1, 12, 0], [0, 0, 30]])  # where percentile and BCa intervals part
+CELLS = rates.Cells(*np.nonzero(SKEWED), SKEWED[SKEWED > 0], 3)
 
 
 def skewed() -> tuple[np.ndarray, np.ndarray]:
@@ -199,9 +207,9 @@ def scipys(column: int, draws: int) -> BootstrapResult:
 def test_bca_equals_scipys_on_the_same_draws(column: int) -> None:
     """The formula and the jackknife of all four averages: to rounding, as the draws are scipy's."""
     expected = scipys(column, 999)
-    left_out, counts = metrics._jackknife(SKEWED)
+    left_out, counts = rates._jackknife(SKEWED)
     value = plain_averages(*skewed())[column]
-    ours = metrics._bca(value, expected.bootstrap_distribution, left_out[:, column], counts)
+    ours = intervals.bca(value, expected.bootstrap_distribution, left_out[:, column], counts)
     assert ours == pytest.approx(tuple(expected.confidence_interval), **EXACT)
 
 
@@ -215,7 +223,7 @@ def test_macro_f1_agrees_with_scipys_bootstrap_of_records() -> None:
 
 def test_drawing_cells_is_drawing_records() -> None:
     targets, answers = skewed()
-    cells = metrics._draw(SKEWED, 40_000)
+    cells = rates._draw(CELLS, 40_000)
     picks = np.random.default_rng(0).integers(0, len(targets), (10_000, len(targets)))
     records = np.array([plain_averages(targets[i], answers[i]) for i in picks])
     assert (cells.mean(axis=0) - records.mean(axis=0)) / records.std(axis=0) == pytest.approx(0, abs=0.04)
@@ -227,16 +235,16 @@ def test_the_jackknife_leaves_out_one_record() -> None:
     targets = np.array([0, 0, 0, 0, 1, 1, 2, 3, 3, 3])
     answers = np.array([0, 0, 1, 4, 1, 0, 2, 0, 0, 4])
     matrix = metrics.confusion(targets, answers, 5)
-    left_out, counts = metrics._jackknife(matrix)
+    left_out, counts = rates._jackknife(matrix)
     keep = [np.arange(10) != i for i in range(10)]
     expected = sorted(tuple(plain_averages(targets[k], answers[k]).round(9)) for k in keep)
     assert sorted(map(tuple, np.repeat(left_out, counts, axis=0).round(9))) == expected
 
 
 def test_draws_do_not_depend_on_how_many_are_held_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = metrics._draw(SKEWED, 50)
-    monkeypatch.setattr(metrics, "_CELLS_AT_ONCE", 20)
-    assert np.array_equal(metrics._draw(SKEWED, 50), whole)
+    whole = rates._draw(CELLS, 50)
+    monkeypatch.setattr(intervals, "CELLS_AT_ONCE", 20)
+    assert np.array_equal(rates._draw(CELLS, 50), whole)
 
 
 def test_scores_are_the_same_every_time_and_in_any_order() -> None:
@@ -260,15 +268,16 @@ def test_a_perfect_test_is_not_sure() -> None:
     assert 0.6 < metrics.f1(matrix)[1].low < metrics.f1(matrix)[0].low < 1
 
 
-def test_the_interval_falls_back_to_percentiles_when_all_draws_are_on_one_side() -> None:
-    draws = np.linspace(0.1, 0.5, 2000)
-    low, high = metrics._bca(0.9, draws, np.array([0.8, 0.9]), np.array([5, 5]))
-    assert (low, high) == pytest.approx(np.quantile(draws, [0.025, 0.975]))
+def test_draws_far_to_one_side_move_a_normal_interval_by_their_bias() -> None:
+    draws = np.linspace(0.4, 0.5, 2000)
+    low, high = intervals.bca(0.55, draws, np.array([0.5, 0.6]), np.array([5, 5]))
+    half = 1.959963984540054 * draws.std()
+    assert (low, high) == pytest.approx((0.65 - half, 0.65 + half))
+    assert intervals.bca(0.99, draws + 0.3, np.array([0.5, 0.6]), np.array([5, 5]))[1] == 1.0
 
 
 def test_an_interval_that_misses_its_value_is_widened_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    draws = np.linspace([0.1] * 4, [0.2] * 4, 100)
-    monkeypatch.setattr(metrics, "_draw", lambda matrix, count: draws)
+    monkeypatch.setattr(intervals, "bca", lambda *_: (0.1025, 0.2))
     score = metrics.averages(SKEWED)["macro F1"]
     assert score.high == score.value > 0.9
     assert score.low == pytest.approx(0.1025)
@@ -329,7 +338,8 @@ def test_equal_logits_are_ranked_by_index_and_never_by_luck() -> None:
 
 
 def test_overall_scores_come_in_their_order() -> None:
-    order = ["accuracy", "top-5", "macro precision", "macro recall", "macro F1", "weighted F1", "largest class"]
+    order = ["accuracy", "top-5", "macro precision", "macro recall", "macro F1", "weighted F1"]
+    order += ["macro AUROC", "macro average precision", "largest class"]
     assert list(metrics.score(*made(0, 30, 6), NAMES[:6], largest=0).overall) == order
     assert list(metrics.score(*made(0, 30, 5), NAMES[:5], largest=0).overall) == [n for n in order if n != "top-5"]
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from . import classifier, errors, metrics
-from .cache import Pixels
+from .cache import Pixels, picture
 from .classifier import Classifier
 from .vocabulary import Dataset, Scores, Work
 
@@ -36,13 +37,53 @@ def targets(clf: Classifier, data: Dataset) -> np.ndarray:
     return np.array([place[data.classes[record.target]] for record in data.records if record.target is not None])
 
 
-def score(clf: Classifier, found: np.ndarray, expected: np.ndarray, largest: str) -> Scores:
-    """The Scores of logits `(N, K)` against targets `(N,)`; `largest` is the largest class of the training data."""
-    return metrics.score(found, expected, clf.classes, largest=clf.classes.index(largest))
+def score(
+    clf: Classifier,
+    found: np.ndarray,
+    expected: np.ndarray,
+    largest: str,
+    *,
+    groups: Sequence[str | None] | None = None,
+) -> Scores:
+    """The Scores of logits `(N, K)` against targets `(N,)` at the classifier's temperature.
+
+    Args:
+        largest: the largest class of the training data.
+        groups: the group of every record, `(N,)`, as `groups` gives them: intervals are then those of whole groups.
+    """
+    return metrics.score(
+        found / clf.temperature, expected, clf.classes, largest=clf.classes.index(largest), groups=groups
+    )
+
+
+def groups(data: Dataset) -> list[str | None] | None:
+    """The group of every record, or None where no record has one."""
+    found = [record.group for record in data.records]
+    return found if any(found) else None
+
+
+def columns(data: Dataset, *, most: int = 2000) -> Work[dict[str, np.ndarray]]:
+    """What slices are made of, `(N,)` each: group, and shorter side in pixels and brightness 0…255 of pictures.
+
+    Of `most` pictures, evenly chosen: the others, and what cannot be read, have NaN. Long work: these are decoded.
+    """
+    found = np.full((len(data), 2), np.nan)
+    for row in np.unique(np.linspace(0, len(data) - 1, min(len(data), most)).astype(int)).tolist():
+        with suppress(errors.PictureError):
+            decoded = picture(data, data.records[row])
+            found[row] = (
+                min(decoded.shape[:2]),
+                decoded[:: len(decoded) // 64 + 1, :: decoded.shape[1] // 64 + 1].mean(),
+            )
+        yield row + 1
+    named = {"shorter side in pixels": found[:, 0], "brightness (0 black, 255 white)": found[:, 1]}
+    labels = groups(data)
+    return named | ({"group": np.array(labels, object)} if labels else {})
 
 
 def save_logits(file: Path, data: Dataset, found: np.ndarray, classes: Sequence[str]) -> None:
-    """Write a split's logits as `.npz`: `logits` float32 `(N, K)`, `targets` int64 `(N,)`, `keys`, `classes`.
+    """Write a split's logits as `.npz`: `logits` float32 `(N, K)`, `targets` int64 `(N,)`, `keys`, `groups`
+    ("" for none), `classes`.
 
     Raises:
         MachineError: when it cannot be written.
@@ -54,5 +95,6 @@ def save_logits(file: Path, data: Dataset, found: np.ndarray, classes: Sequence[
             logits=found,
             targets=np.array([-1 if r.target is None else r.target for r in data.records], dtype=np.int64),
             keys=np.array([record.key for record in data.records]),
+            groups=np.array([record.group or "" for record in data.records]),
             classes=np.array(classes),
         )

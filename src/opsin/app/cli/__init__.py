@@ -18,6 +18,7 @@ VERBS = {
     "check": "Find what is wrong with the data: refused, copied, leaked, mislabelled, odd.",
     "train": "From a folder of pictures to a tested, saved classifier.",
     "evaluate": "Test a classifier on data, with intervals.",
+    "compare": "Is one classifier better than another, by how much, and may it replace it.",
     "predict": "Name what is on pictures: files, folders, zips.",
     "list": "What there is: models, recipes, datasets, runs.",
 }
@@ -61,8 +62,8 @@ class Lazy(click.Group):
 def group() -> None:
     """From a folder of pictures to a classifier that can be trusted and shipped.
 
-    Exit codes: 0 done, 2 the call is wrong, 3 the data is wrong, 4 the model is wrong, 5 the machine is (memory, disk,
-    missing extra), 130 interrupted.
+    Exit codes: 0 done, 1 a gate is not passed, 2 the call is wrong, 3 the data is wrong, 4 the model is wrong, 5 the
+    machine is (memory, disk, missing extra), 130 interrupted.
     """
 
 
@@ -74,7 +75,7 @@ def main(arguments: list[str] | None = None) -> None:
 def run(arguments: list[str]) -> int:
     """Run one command; its exit code."""
     try:
-        group.main(arguments, prog_name="opsin", standalone_mode=False)
+        code = group.main(arguments, prog_name="opsin", standalone_mode=False)  # None, or what ctx.exit was given
     except OpsinError as error:
         return _tell(error, arguments)
     except click.ClickException as error:
@@ -85,7 +86,7 @@ def run(arguments: list[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         click.echo("opsin: interrupted", err=True)
         return 130
-    return 0
+    return code if isinstance(code, int) else 0
 
 
 def _tell(error: OpsinError, arguments: list[str]) -> int:

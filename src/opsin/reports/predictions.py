@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from . import errors
-from .spreadsheets import guarded
-from .vocabulary import Prediction
+from .. import errors
+from ..spreadsheets import guarded
+from ..vocabulary import Prediction
 
 
 def to_json(prediction: Prediction) -> str:

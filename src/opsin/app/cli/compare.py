@@ -1,0 +1,49 @@
+"""`opsin compare`."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+
+@click.command()
+@click.argument("first", metavar="A")
+@click.argument("second", metavar="B")
+@click.argument("data")
+@click.option(
+    "--part",
+    type=click.Choice(["test", "val", "train", "all"]),
+    default=None,
+    help="Which part of DATA; test by default, all where it has no split.",
+)
+@click.option("--group", default="", metavar="PATTERN", help="As it was given to opsin train for these models.")
+@click.option("--gate", default="", metavar="CONDITIONS", help='"macro-f1 not worse, every class within 2 points".')
+@click.option("--json", "as_json", is_flag=True, help="Print the differences as JSON, and nothing else.")
+@click.pass_context
+def command(
+    ctx: click.Context, first: str, second: str, data: str, part: str | None, group: str, gate: str, as_json: bool
+) -> None:
+    """Is B better than A on DATA, by how much, and is that more than chance?
+
+    A and B are models' folders, runs' names or last. Both answer the same pictures.
+
+    --gate asks whether B may replace A, for a team's CI: exit code 0 if so, 1 if not. Conditions, with commas between
+    them: accuracy, macro-f1, every class or class NAME (their F1), then not worse (no loss is shown), within N points
+    (what was measured is at most so much lower) or better (a gain is shown).
+    """
+    from ... import comparison, runs, sources
+    from . import render
+
+    quiet = render.console(stderr=as_json)
+    if gate:
+        comparison.conditions(gate)  # before the work, not after it
+    models = runs.load(first), runs.load(second)
+    found = render.watched(quiet, comparison.comparing(*models, sources.read(data, group=group), part))  # type: ignore[arg-type]
+    verdicts = comparison.gate(found, gate) if gate else ()
+    if as_json:
+        click.echo(json.dumps(comparison.to_dict(found, verdicts)))
+    else:
+        quiet.print(comparison.words(found, verdicts))
+    if not all(verdict.passed for verdict in verdicts):
+        ctx.exit(1)

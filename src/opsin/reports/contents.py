@@ -1,0 +1,317 @@
+"""What a report says, as plain values: one dict from which the page, the model card and the JSON are made."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import artefact, calibration, errors, evaluation, metrics
+from ..classifier import Classifier
+from ..vocabulary import SPLITS, Dataset, Score, Scores, finished
+
+CONFUSIONS, EXAMPLES = 8, 4  # how many are shown, with how many pictures each
+MISTAKES = 12
+SLICES = 8
+REFUSED = 100
+FEW = 30  # test pictures of a class: below, its own figures say little
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The answers of a test, row by row.
+
+    Attributes:
+        part: `test`, `val`, `all`.
+        logits, targets: float `(N, K)`, int `(N,)`, before any temperature.
+        keys, groups: of the records; groups None where there are none.
+    """
+
+    part: str
+    logits: np.ndarray
+    targets: np.ndarray
+    keys: tuple[str, ...]
+    groups: tuple[str | None, ...] | None
+    classes: tuple[str, ...]
+
+
+def kept(folder: Path) -> Answers | None:
+    """What a run kept of its test, or of its validation where it had no test; None where it kept neither."""
+    for part in ("test", "val"):
+        file = folder / "logits" / f"{part}.npz"
+        if file.is_file():
+            with np.load(file, allow_pickle=False) as rows:
+                groups = [str(g) or None for g in rows["groups"]] if "groups" in rows else []
+                return Answers(
+                    part,
+                    rows["logits"],
+                    rows["targets"],
+                    tuple(rows["keys"].tolist()),
+                    tuple(groups) if any(groups) else None,
+                    tuple(rows["classes"].tolist()),
+                )
+    return None
+
+
+def of_run(folder: Path, data: Dataset | None = None, *, seconds: Mapping[str, float] | None = None) -> dict[str, Any]:
+    """The contents of the report of a finished run.
+
+    Args:
+        folder: the run's.
+        data: the run's data, for slices by brightness and size; left out where it is None.
+        seconds: how long each stage took, by its name.
+
+    Raises:
+        CallError: when there is no finished run in `folder`.
+    """
+    tested = kept(folder)
+    if tested is None:
+        raise errors.CallError(f"{folder} has no answers to report on", expected="a finished run")
+    description = _json(folder / "model" / artefact.DESCRIPTION)
+    known = _json(folder / "data.json")
+    part = data.where(lambda record: record.split == tested.part) if data else None
+    found = of_test(
+        tested,
+        temperature=description["temperature"],
+        thresholds=description["thresholds"],
+        facts=description["facts"],
+        data=part,
+    )
+    return found | {
+        "data": _data(known),
+        "learning": _learning(folder / "events.jsonl"),
+        "speed": _speed(folder, seconds or {}),
+        "run": folder.name,
+        "source": known["source"],
+        "group": known["group"],
+    }
+
+
+def of_classifier(clf: Classifier, tested: Answers, data: Dataset | None = None) -> dict[str, Any]:
+    """The contents of the report of a test of any classifier, as `opsin evaluate` makes one."""
+    found = of_test(tested, temperature=clf.temperature, thresholds=clf.thresholds, facts=clf.facts, data=data)
+    if data is None:
+        return found
+    counts = {tested.part: data.counts()}
+    refused = [asdict(refusal) for refusal in data.refused]
+    return found | {"data": _data({"counts": counts, "notes": data.notes, "refused": refused}), "source": data.name}
+
+
+def of_test(
+    tested: Answers,
+    *,
+    temperature: float,
+    thresholds: Mapping[str, float],
+    facts: Mapping[str, Any],
+    data: Dataset | None = None,
+) -> dict[str, Any]:
+    """The part of the contents that a test alone tells."""
+    logits = tested.logits / temperature
+    counts = np.bincount(tested.targets, minlength=len(tested.classes))
+    largest = facts.get("largest class") or tested.classes[int(counts.argmax())]
+    scores = metrics.score(
+        logits, tested.targets, tested.classes, largest=tested.classes.index(largest), groups=tested.groups
+    )
+    slices = _slices(tested, data)
+    return {
+        "name": facts.get("name", "a classifier"),
+        "asked": _asked(facts, tested.classes),
+        "part": tested.part,
+        "groups": len({g or i for i, g in enumerate(tested.groups)}) if tested.groups else None,
+        "scores": metrics.to_dict(scores),
+        "summary": summary(scores, grouped=tested.groups is not None),
+        "confusions": _confusions(tested),
+        "mistakes": _mistakes(tested, metrics.softmax(logits)),
+        "slices": slices,
+        "worse slices": sum(one["accuracy"]["high"] < one["others"]["low"] for one in slices),
+        "calibration": _calibration(tested, temperature, thresholds),
+        "fingerprint": facts.get("fingerprint"),
+        "licence": facts.get("licence"),
+        "data": None,
+        "learning": [],
+        "speed": None,
+        "run": None,
+        "source": None,
+        "group": "",
+    }
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text(encoding="utf-8", errors="surrogateescape"))  # type: ignore[no-any-return]
+    except (OSError, ValueError) as error:
+        raise errors.CallError(f"{file.parent} is not a finished run", received=str(error)) from error
+
+
+# ---- in words
+
+
+def summary(scores: Scores, *, grouped: bool = False) -> list[str]:
+    """What matters most, in sentences for people who do not program."""
+    right, base = scores.overall["accuracy"], scores.overall["largest class"]
+    said = [
+        f"Of 100 new pictures like those tested, about {_hundred(right.value)} are named right. With 95 % confidence "
+        f"it is between {_hundred(right.low)} and {_hundred(right.high)}; {scores.n:,} pictures were tested.",
+        _against(right, base, scores.largest_class),
+    ]
+    if len(scores.per_class) > 1:
+        worst = min(scores.per_class, key=lambda name: scores.per_class[name]["recall"].value)
+        recall = scores.per_class[worst]["recall"]
+        said.append(
+            f"The class found least often is “{worst}”: {round(recall.value * recall.n):,} of its {recall.n:,} "
+            f"pictures, so between {_hundred(recall.low)} and {_hundred(recall.high)} of 100."
+        )
+    few = [name for name, each in scores.per_class.items() if each["recall"].n < FEW]
+    if few:
+        said.append(
+            f"{len(few):,} of {len(scores.per_class):,} classes were tested on fewer than {FEW} pictures: what is said "
+            "of each of them alone is uncertain, and its interval is wide."
+        )
+    if scores.untested:
+        said.append(f"{len(scores.untested):,} classes were not tested at all: no picture of theirs is in the test.")
+    if grouped:
+        said.append("Pictures come in groups, and all intervals count whole groups, not single pictures.")
+    return said
+
+
+def _hundred(share: float) -> str:
+    return f"{100 * share:.0f}" if 0.01 < share < 0.985 else f"{100 * share:.1f}".removesuffix(".0")
+
+
+def _against(right: Score, base: Score, largest: str) -> str:
+    always = f"always answering “{largest}”, the largest class, would be right on {_hundred(base.value)} of 100"
+    if right.low > base.high:
+        return f"That is clearly better than no skill: {always}."
+    if right.value > base.value:
+        return f"That is not clearly better than no skill: {always}."
+    return f"That is no better than no skill: {always}."
+
+
+def _asked(facts: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
+    recipe = facts.get("recipe") or {}
+    model, pixels, learn = (recipe.get(name) or {} for name in ("model", "pixels", "learn"))
+    started = facts.get("started from") or {}
+    return {
+        "classes": list(classes),
+        "recipe": recipe.get("name"),
+        "network": model.get("network"),
+        "size": pixels.get("size"),
+        "fit": pixels.get("fit"),
+        "epochs": learn.get("epochs"),
+        "started from": started.get("source") or started.get("name") or bool(started),
+        "seed": recipe.get("seed"),
+    }
+
+
+def _data(known: Mapping[str, Any]) -> dict[str, Any]:
+    refused = known["refused"]
+    counts = {split: dict(each) for split, each in known["counts"].items() if sum(each.values())}
+    return {
+        "counts": counts,
+        "total": sum(sum(each.values()) for each in counts.values()),
+        "notes": list(known["notes"]),
+        "refused": refused[:REFUSED],
+        "refused in all": len(refused),
+        "refused by reason": dict(Counter(one["code"] for one in refused).most_common()),
+    }
+
+
+# ---- where it fails
+
+
+def _confusions(tested: Answers) -> list[dict[str, Any]]:
+    """The pairs of classes that are taken for one another most often, with examples: the surest ones."""
+    said, k = tested.logits.argmax(axis=1), len(tested.classes)
+    sure = metrics.softmax(tested.logits).max(axis=1)
+    wrong = np.flatnonzero(said != tested.targets)
+    pairs, counts = np.unique(tested.targets[wrong] * k + said[wrong], return_counts=True)
+    records = np.bincount(tested.targets, minlength=k)
+    found = []
+    for at in np.lexsort((pairs, -counts))[:CONFUSIONS]:
+        true, answer = divmod(int(pairs[at]), k)
+        rows = wrong[(tested.targets[wrong] == true) & (said[wrong] == answer)]
+        shown = rows[np.argsort(-sure[rows], kind="stable")][:EXAMPLES]
+        found.append(
+            {
+                "true": tested.classes[true],
+                "said": tested.classes[answer],
+                "count": int(counts[at]),
+                "of": int(records[true]),
+                "keys": [tested.keys[row] for row in shown],
+            }
+        )
+    return found
+
+
+def _mistakes(tested: Answers, probabilities: np.ndarray) -> list[dict[str, Any]]:
+    """The wrong answers that were given with most certainty: mislabelled pictures are found here first."""
+    said, sure = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    wrong = np.flatnonzero(said != tested.targets)
+    return [
+        {
+            "key": tested.keys[row],
+            "true": tested.classes[tested.targets[row]],
+            "said": tested.classes[said[row]],
+            "probability": float(sure[row]),
+        }
+        for row in wrong[np.argsort(-sure[wrong], kind="stable")][:MISTAKES]
+    ]
+
+
+def _slices(tested: Answers, data: Dataset | None) -> list[dict[str, Any]]:
+    columns: dict[str, np.ndarray] = {}
+    if data is not None:
+        by_key = {record.key: record for record in data.records}
+        rows = [by_key[key] for key in tested.keys if key in by_key]
+        if len(rows) == len(tested.keys):
+            columns = finished(evaluation.columns(Dataset(**{**vars(data), "records": tuple(rows)})))
+    elif tested.groups:
+        columns = {"group": np.array(tested.groups, object)}
+    found = metrics.slices(tested.logits, tested.targets, columns, groups=tested.groups)
+    return [asdict(one) for one in found[:SLICES]]
+
+
+# ---- how honest, how it learned, how fast
+
+
+def _calibration(tested: Answers, temperature: float, thresholds: Mapping[str, float]) -> dict[str, Any]:
+    before = calibration.honesty(tested.logits, tested.targets)
+    after = calibration.honesty(tested.logits, tested.targets, temperature=temperature)
+    bins = calibration.reliability(tested.logits, tested.targets, temperature=temperature)
+    probabilities = metrics.softmax(tested.logits / temperature)
+    return {
+        "temperature": temperature,
+        "claimed": float(probabilities.max(axis=1).mean()),
+        "right": float((probabilities.argmax(axis=1) == tested.targets).mean()),
+        "before": asdict(before),
+        "after": asdict(after),
+        "bins": [asdict(one) for one in bins],
+        "thresholds": dict(thresholds),
+    }
+
+
+def _learning(file: Path) -> list[dict[str, Any]]:
+    """Epoch by epoch what events.jsonl tells; [] where there is none."""
+    if not file.is_file():
+        return []
+    found = []
+    for line in file.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
+        if '"kind": "epoch"' in line:
+            event = json.loads(line)
+            found.append({"epoch": event["epoch"], **event["values"]})
+    return found
+
+
+def _speed(folder: Path, seconds: Mapping[str, float]) -> dict[str, Any]:
+    plan = folder / "plan.json"
+    return {"plan": _json(plan) if plan.is_file() else {}, "seconds": dict(seconds)}
+
+
+def splits_of(contents: Mapping[str, Any]) -> list[str]:
+    """The splits that have records, in their order."""
+    return [split for split in (*SPLITS, "all") if split in contents["data"]["counts"]] if contents["data"] else []
