@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import dataclasses
 import io
 import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -326,6 +329,31 @@ def test_a_page_shows_so_many_pictures_and_says_nothing_where_nothing_is(monkeyp
     text = checks.page.html(report.data, report.findings)
     assert text.count("data:image/png;base64,") == 1
     assert "Nothing was found" in checks.page.html(report.data, ())
+
+
+@pytest.mark.browser
+def test_choices_in_a_browser_become_fixes_that_are_read(tmp_path: Path) -> None:
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if not browser:
+        pytest.skip("needs Chromium")
+    report = evil_report()
+    page = checks.page.html(report.data, report.findings)
+    # Chooses as a user would, and puts what would be saved where it can be read.
+    acts = """<script>
+      const boxes = document.querySelectorAll("select"), kept = [];
+      URL.createObjectURL = blob => { kept.push(blob); return "#"; };
+      boxes[0].selectedIndex = 3; boxes[0].dispatchEvent(new Event("change"));
+      document.getElementById("save").click();
+      kept[0].text().then(text => { document.title = "saved:" + btoa(unescape(encodeURIComponent(text))); });
+    </script>"""
+    (tmp_path / "page.html").write_text(page.replace("</body>", acts + "</body>"), encoding="utf-8")
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=3000", "--dump-dom"]
+    address = (tmp_path / "page.html").as_uri()
+    done = subprocess.run([browser, *options, address], capture_output=True, text=True, timeout=60, check=True)
+    saved = re.search(r"<title>saved:([^<]*)</title>", done.stdout)
+    assert saved, done.stdout[-500:]
+    (tmp_path / "fixes.csv").write_bytes(base64.b64decode(saved[1]))
+    assert checks.read_fixes(tmp_path / "fixes.csv") == {f"{EVIL}.jpg": checks.Fix("relabel", EVIL, "near")}
 
 
 # ── fixes ──
