@@ -99,6 +99,13 @@ def test_the_quick_part_decodes_nothing(folder: Path, monkeypatch) -> None:
     assert checks.leaks(report) == {"test/a/copy.jpg"}
 
 
+def test_exact_leaks_are_refused_with_their_number(folder: Path) -> None:
+    with pytest.raises(DataError, match=r"1 of 14 test pictures are exact copies .* received 'test/a/copy\.jpg'"):
+        checks.refuse_leaks(checks.quick(sources.read(folder)))
+    (folder / "test/a/copy.jpg").unlink()
+    checks.refuse_leaks(checks.quick(sources.read(folder)))
+
+
 def test_what_is_clean_has_no_findings(tmp_path: Path) -> None:
     for number in range(24):
         place = tmp_path / "ab"[number % 2] / f"{number:02d}.jpg"
@@ -189,7 +196,7 @@ def test_suspect_labels_are_those_that_were_changed() -> None:
     rows, better = labels.suspect_rows(probabilities, given)
     first = rows[: len(changed)]
     assert np.isin(first, changed).mean() > 0.8
-    assert (better[: len(changed)][np.isin(first, changed)] == true[first[np.isin(first, changed)]]).mean() > 0.95
+    assert (better[: len(changed)][np.isin(first, changed)] == true[first[np.isin(first, changed)]]).mean() > 0.9
 
 
 def test_confident_learning_by_hand() -> None:
