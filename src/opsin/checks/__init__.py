@@ -17,7 +17,7 @@ import numpy as np
 
 from .. import duplicates
 from ..duplicates import Pair
-from ..errors import PictureError, unknown, writing
+from ..errors import DataError, PictureError, unknown, writing
 from ..isolation import Decoder
 from ..vocabulary import SEVERITIES, Dataset, Finding, Work, finished
 from . import labels, page, pictures, shortcuts, splits
@@ -38,6 +38,7 @@ __all__ = [
     "look",
     "quick",
     "read_fixes",
+    "refuse_leaks",
     "together",
 ]
 
@@ -133,6 +134,23 @@ def leaks(report: Report) -> set[str]:
     """The test records whose exact copies stand in train or val: what `train` refuses."""
     exact = [pair for pair in report.pairs if pair.kind != "near"]
     return splits.leaks(Subject(report.data), exact)
+
+
+def refuse_leaks(report: Report) -> None:
+    """Refuse to test on what was trained on, as far as exact copies go.
+
+    Raises:
+        DataError: with their number, and what to do.
+    """
+    leaked = sorted(leaks(report))
+    if leaked:
+        tested = len(report.data.test)
+        raise DataError(
+            f"{len(leaked):,} of {tested:,} test pictures are exact copies of pictures in train or val",
+            expected="none: they test memory instead of sight",
+            received=f"{', '.join(map(repr, leaked[:3]))}{' …' if len(leaked) > 3 else ''}",
+            do="Look at them with opsin check, and exclude them or split anew",
+        )
 
 
 def _found(subject: Subject, names: Sequence[str]) -> tuple[Finding, ...]:

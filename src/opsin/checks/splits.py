@@ -75,13 +75,15 @@ def _within(subject: Subject, pairs: Sequence[Pair], kind: str, called: str) -> 
         return []
     groups = _together(pairs)
     undivided = set(subject.split_of.values()) == {""}
-    where = "no split is given, and opsin's own keeps them together" if undivided else "inside one split"
+    where = "no split is given" if undivided else "inside one split"
     return [
         Finding(
             kind,
             "note" if undivided or kind == "near" else "warning",
             f"{called}: {plural(sum(map(len, groups)), 'picture')} in {plural(len(groups), 'group')}; {where}",
-            "each counts as often as it is there; there are fewer different pictures than it seems",
+            "split apart, they would test memory instead of sight"
+            if undivided
+            else "each counts as often as it is there; there are fewer different pictures than it seems",
             "exclude all but one of each group, or give each group one name and pass it as group",
             tuple(sorted({key for group in groups for key in group})),
             groups,
