@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import threading
 import time
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from opsin import augmentation, batches
+from opsin import augmentation, batches, cache
 from opsin.batches import Batch, Batches
 from opsin.cache import Pixels
+from opsin.preprocessing import Preprocessing
 from opsin.recipe import AugmentChoice
-from opsin.vocabulary import Dataset, Record
+from opsin.sources import ArrayStore
+from opsin.vocabulary import Dataset, Record, finished
 
 OFF = AugmentChoice()
 MOVING = AugmentChoice("yes", "no", 10.0, 0.1, 0.1, 0.5, 0.2, 0.2, 0.2)
@@ -112,17 +114,27 @@ def test_a_batch_of_the_whole_set_is_made_in_slices_without_a_difference(monkeyp
     """Full-batch gradient descent: one batch an epoch."""
     whole = list(made(50, 50, augment=MOVING).epoch(0))
     assert [len(batch.images) for batch in whole] == [50]
-    monkeypatch.setattr(batches, "SLICE", 16)
-    seen: list[int] = []
-    apply = augmentation.apply
-
-    def watched(images: torch.Tensor, *rest: Any, **options: Any) -> torch.Tensor:
-        seen.append(len(images))
-        return apply(images, *rest, **options)
-
-    monkeypatch.setattr(augmentation, "apply", watched)
+    monkeypatch.setattr(batches, "SLICE", 3)
     assert equal(next(made(50, 50, augment=MOVING).epoch(0)), whole[0])
-    assert seen == [16, 16, 16, 2]
+
+
+@pytest.mark.parametrize("threads", [1, 5])
+def test_threads_do_not_change_a_batch(threads: int) -> None:
+    source = made(50, 40, augment=MOVING)
+    other = dataclasses.replace(source, threads=threads)
+    assert all(equal(a, b) for a, b in zip(source.epoch(1), other.epoch(1), strict=True))
+
+
+def test_pictures_that_are_not_kept_make_the_same_batches() -> None:
+    """A run whose cache had no room is the same run."""
+    road = Preprocessing(12)
+    pictures = {f"{i:02d}": np.random.default_rng(i).integers(0, 256, (20 + i, 30, 3), np.uint8) for i in range(20)}
+    records = tuple(Record(key, i % 7, "train") for i, key in enumerate(pictures))
+    data = Dataset("set", records, tuple("abcdefg"), ArrayStore(pictures), "f")
+    _, (kept,) = finished(cache.build(data, [road]))
+    streamed = Pixels(data, cache.Undecoded(data, road))
+    both = [Batches(pixels, 8, SIDE, MOVING, 0).epoch(2) for pixels in (kept, streamed)]
+    assert all(equal(a, b) for a, b in zip(*both, strict=True))
 
 
 def workers() -> int:
@@ -135,34 +147,56 @@ def test_an_epoch_that_is_left_in_the_middle_leaves_no_thread(taken: int) -> Non
     epoch = made().epoch(0)
     for _ in range(taken):
         next(epoch)
-    assert workers() == before + (taken > 0)
+    assert before < workers() <= before + batches.THREADS or not taken
     epoch.close()  # type: ignore[attr-defined]
     assert workers() == before
     assert list(epoch) == []
 
 
-def test_the_next_batch_is_made_while_one_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    made_so_far: list[int] = []
-    apply = augmentation.apply
+class Watched:
+    """Pixels that note which rows were asked for, in which thread, or raise."""
 
-    def watched(images: torch.Tensor, *rest: Any, **options: Any) -> torch.Tensor:
-        made_so_far.append(len(images))
-        return apply(images, *rest, **options)
+    def __init__(self, pixels: Pixels, error: type[Exception] | None = None) -> None:
+        self.pixels, self.error = pixels, error
+        self.asked: list[int] = []
 
-    monkeypatch.setattr(augmentation, "apply", watched)
-    epoch = made().epoch(0)
-    next(epoch)
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def targets(self) -> torch.Tensor:
+        return self.pixels.targets()
+
+    def picture(self, row: int) -> np.ndarray:
+        assert threading.current_thread() is not threading.main_thread()
+        self.asked.append(row)
+        if self.error:
+            raise self.error
+        return self.pixels.picture(row)
+
+
+def watched(n: int, batch: int, error: type[Exception] | None = None) -> tuple[Batches, Watched]:
+    source = made(n, batch)
+    pixels = Watched(source.pixels, error)
+    return dataclasses.replace(source, pixels=pixels), pixels  # type: ignore[arg-type]
+
+
+def test_the_next_batches_are_made_while_one_is_used() -> None:
+    source, pixels = watched(80, 16)
+    epoch = source.epoch(0)
+    first = next(epoch)
+    ahead = 16 * (1 + batches.AHEAD)
     deadline = time.monotonic() + 5
-    while len(made_so_far) < 2 and time.monotonic() < deadline:
+    while len(pixels.asked) < ahead and time.monotonic() < deadline:
         time.sleep(0.001)
     time.sleep(0.01)
-    assert made_so_far == [13, 13]  # one ahead, and only one
+    assert len(pixels.asked) == ahead < 80  # no more than that
+    assert set(first.rows) <= set(pixels.asked)
+    epoch.close()  # type: ignore[attr-defined]
 
 
-def test_an_error_in_the_thread_is_raised_where_the_batch_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: Any, **__: Any) -> Any:
-        raise ZeroDivisionError
-
-    monkeypatch.setattr(augmentation, "apply", broken)
+def test_an_error_in_the_thread_is_raised_where_the_batch_is_asked_for() -> None:
+    before = workers()
+    source, _ = watched(50, 16, ZeroDivisionError)
     with pytest.raises(ZeroDivisionError):
-        next(made().epoch(0))
+        next(source.epoch(0))
+    assert workers() == before

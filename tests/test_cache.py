@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Mapping
+import shutil
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -69,7 +73,9 @@ def test_the_cache_is_byte_equal_to_the_uncached_road() -> None:
     for pixels, road in zip(caches, ROADS):
         assert pixels.array.dtype == np.uint8
         assert np.array_equal(pixels.array, expected(data, road))
+        assert pixels.array.transpose(0, 2, 3, 1).flags.c_contiguous
         assert pixels.data is kept
+        assert not pixels.notice
 
 
 def test_refused_pictures_are_removed_listed_and_not_replaced() -> None:
@@ -124,7 +130,7 @@ def test_no_picture_left_is_an_error_that_says_why() -> None:
 
 
 def test_only_pictures_are_refused_and_a_bug_is_not_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: Any) -> Any:
+    def broken(*_: Any, **__: Any) -> Any:
         raise ZeroDivisionError
 
     monkeypatch.setattr(preprocessing, "prepare", broken)
@@ -132,22 +138,179 @@ def test_only_pictures_are_refused_and_a_bug_is_not_swallowed(monkeypatch: pytes
         finished(cache.build(dataset(5), ROADS))
 
 
-@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="only where space can be asked for beforehand")
-def test_a_full_disk_is_found_before_any_picture_is_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def jpeg(number: int) -> bytes:
+    """Of 400 × 600 pixels: one road of ROADS takes it at 1/8, the other whole is never needed."""
+    buffer = BytesIO()
+    rough = np.random.default_rng(number).integers(0, 256, (20, 30, 3), np.uint8)
+    Image.fromarray(rough).resize((600, 400)).save(buffer, "jpeg")
+    return buffer.getvalue()
+
+
+def test_reduced_jpegs_are_the_same_on_every_road() -> None:
+    """Of the road of 150 pixels they are decoded at 1/1: a cache of both is one cache each."""
+    data = dataset(4, {number: jpeg(number) for number in range(3)})
+    roads = [Preprocessing(32), Preprocessing(150), Preprocessing(48, "crop"), Preprocessing(40, "letterbox")]
+    _, together = finished(cache.build(data, roads))
+    for road, pixels in zip(roads, together):
+        (alone,) = finished(cache.build(data, [road]))[1]
+        assert np.array_equal(pixels.array, alone.array)
+        loaded = [preprocessing.load(road, data.store.read(record.key)).numpy() for record in data.records]
+        assert np.array_equal(pixels.array, np.stack(loaded))
+
+
+def full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+NO_ROOM = {
+    "the disk says so": ("os.posix_fallocate", full),
+    "the disk is smaller": (
+        "shutil.disk_usage",
+        lambda _: SimpleNamespace(free=cache.SPARE_BYTES + 5 * 3 * 16 * 16 - 1),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NO_ROOM)
+@pytest.mark.parametrize("broken", [{}, {1: b"no picture"}])
+def test_without_room_pictures_are_decoded_each_time(
+    name: str, broken: dict[int, bytes | None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """A file with holes would be made gladly, and writing to its map would end the process with SIGBUS."""
-    asked: list[int] = []
-
-    def full(file: int, offset: int, length: int) -> None:
-        asked.append(length)
-        raise OSError(errno.ENOSPC, "No space left on device")
-
+    data = dataset(5, broken)
+    wanted, (kept,) = finished(cache.build(data, ROADS[:1]))
     monkeypatch.setattr(cache, "MEMORY_BYTES", 0)
-    monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(MachineError, match=r"could not write the picture cache: .*Free some space") as caught:
-        finished(cache.build(dataset(5), ROADS, folder=tmp_path))
-    assert caught.value.exit_code == 5
-    assert asked == [5 * 3 * 16 * 16]
+    monkeypatch.setattr(*NO_ROOM[name], raising=False)  # type: ignore[arg-type]
+    found, (pixels,) = finished(cache.build(data, ROADS[:1], folder=tmp_path))
+    assert found == wanted
     assert not list(tmp_path.iterdir())
+    assert f"no room for a cache of 0.0 GiB ({len(found)} pictures at 16 px)" in pixels.notice
+    assert isinstance(pixels.array, cache.Undecoded)
+    assert pixels.array.shape == kept.array.shape
+    every = np.arange(len(found))
+    for rows in (every, every[::-1], every[:0], np.array([2, 0, 2])):
+        assert torch.equal(pixels.take(rows), kept.take(rows))
+    assert np.array_equal(pixels.array[1:3], kept.array[1:3])
+    assert np.array_equal(pixels.picture(1), kept.picture(1))
+    assert torch.equal(pixels.targets(), kept.targets())
+    val, kept_val = (one.part(lambda record: record.key != "000.png") for one in (pixels, kept))
+    assert val.data == kept_val.data
+    assert np.array_equal(val.array[:], kept_val.array[:])
+    assert np.array_equal(val.picture(2), kept_val.picture(2))
+
+
+def test_a_picture_that_vanishes_later_is_an_error_and_no_other_picture() -> None:
+    data = dataset(5, {2: None})
+    with pytest.raises(PictureError, match="vanished"):
+        cache.Undecoded(data, ROADS[0])[:]
+
+
+# Kept for the next run ------------------------------------------------------------------------------------------------
+
+
+def never(*_: Any) -> Any:
+    raise AssertionError("decoded")
+
+
+def known(data: Dataset) -> Dataset:
+    """`data` whose records say what their files hold, as those of `sources.read` do."""
+    files: dict[str, bytes] = data.store.files  # type: ignore[attr-defined]
+    records = [replace(r, size=len(files[r.key]), crc=zlib.crc32(files[r.key])) for r in data.records]
+    return replace(data, records=tuple(records))
+
+
+@pytest.mark.parametrize("broken", [{}, {0: b"no picture", 7: png(8)[:200], 69: b"x"}])
+def test_a_cache_that_was_kept_is_the_same(
+    broken: dict[int, bytes | None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    data = known(dataset(70, broken))
+    first = finished(cache.build(data, ROADS, keep=tmp_path / "new"))
+    assert len(list((tmp_path / "new").iterdir())) == 2
+    monkeypatch.setattr(preprocessing, "load_each", never)
+    again = finished(cache.build(data, ROADS, keep=tmp_path / "new"))
+    assert again[0] == first[0]
+    for old, new in zip(first[1], again[1]):
+        assert np.array_equal(old.array, new.array)
+        assert new.array.transpose(0, 2, 3, 1).flags.c_contiguous
+        assert new.array.flags.writeable
+    assert list(cache.build(data, ROADS[1:], keep=tmp_path / "new")) == [70]
+    with pytest.raises(AssertionError, match="decoded"):
+        finished(cache.build(data, [*ROADS, Preprocessing(17)], keep=tmp_path / "new"))
+
+
+def other_content(data: Dataset) -> Dataset:
+    return known(dataset(20, {3: png(99)}))
+
+
+def other_order(data: Dataset) -> Dataset:
+    return replace(data, records=data.records[::-1])
+
+
+@pytest.mark.parametrize("change", [other_content, other_order])
+def test_a_cache_of_other_data_is_not_used_and_dropped(change: Callable[[Dataset], Dataset], tmp_path: Path) -> None:
+    data = known(dataset(20))
+    finished(cache.build(data, ROADS, keep=tmp_path))
+    before = set(tmp_path.iterdir())
+    changed = change(data)
+    kept, caches = finished(cache.build(changed, ROADS, keep=tmp_path))
+    for pixels, road in zip(caches, ROADS):
+        assert np.array_equal(pixels.array, expected(kept, road))
+    after = set(tmp_path.iterdir())
+    assert len(after) == 2
+    assert not after & before
+
+
+def test_another_version_does_not_use_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    data = known(dataset(5))
+    finished(cache.build(data, ROADS, keep=tmp_path))
+    monkeypatch.setattr(cache, "_MAKERS", ("2",))
+    monkeypatch.setattr(preprocessing, "load_each", never)
+    with pytest.raises(AssertionError, match="decoded"):
+        finished(cache.build(data, ROADS, keep=tmp_path))
+
+
+@pytest.mark.parametrize("at", [0, 100, 300, -300, -20, -1])
+@pytest.mark.parametrize("damage", ["changed", "cut"])
+def test_a_damaged_cache_is_made_again(at: int, damage: str, tmp_path: Path) -> None:
+    data = known(dataset(20, {3: b"no picture"}))
+    finished(cache.build(data, ROADS[:1], keep=tmp_path))
+    (file,) = tmp_path.iterdir()
+    content = bytearray(file.read_bytes())
+    content[at] ^= 1
+    file.write_bytes(content[:at] if damage == "cut" else content)
+    kept, (pixels,) = finished(cache.build(data, ROADS[:1], keep=tmp_path))
+    assert np.array_equal(pixels.array, expected(kept, ROADS[0]))
+    assert [r.key for r in kept.refused[1:]] == ["003.png"]
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_the_caches_that_are_kept_are_bounded_and_the_oldest_go(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    size = 5 * 3 * 16 * 16
+    monkeypatch.setattr(cache, "KEPT_BYTES", 3 * size + 1000)
+    names = ["a", "b", "c", "d"]
+    sets = [replace(known(dataset(5)), name=name) for name in names]
+    for when, data in enumerate(sets[:3]):
+        finished(cache.build(data, ROADS[:1], keep=tmp_path))
+        newest = max(tmp_path.iterdir(), key=lambda file: file.stat().st_mtime_ns)
+        os.utime(newest, (when, when))
+    finished(cache.build(sets[0], ROADS[:1], keep=tmp_path))  # used now
+    finished(cache.build(sets[3], ROADS[:1], keep=tmp_path))
+    assert sorted(file.name[0] for file in tmp_path.iterdir()) == ["a", "c", "d"]
+
+
+def test_what_cannot_or_need_not_be_kept_is_not(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    finished(cache.build(dataset(5), ROADS, keep=tmp_path))  # records that do not know their content
+    data = known(dataset(5))
+    (tmp_path / "file").touch()
+    finished(cache.build(data, ROADS, keep=tmp_path / "file"))
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+        finished(cache.build(data, ROADS, keep=tmp_path))
+    monkeypatch.setattr(cache, "MEMORY_BYTES", 5 * 3 * 16 * 16)
+    finished(cache.build(data, ROADS, keep=tmp_path))
+    assert len([file for file in tmp_path.iterdir() if file.name != "file"]) == 1
 
 
 def test_a_folder_that_is_not_there_is_the_machines_fault(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -164,8 +327,13 @@ def pixels() -> cache.Pixels:
 def test_a_part_has_the_rows_of_its_records(pixels: cache.Pixels) -> None:
     val = pixels.part(lambda record: record.split == "val")
     assert [record.key for record in val.data.records] == ["004.png", "009.png", "014.png", "019.png"]
-    assert np.array_equal(val.array, pixels.array[4::5])
-    assert not np.shares_memory(val.array, pixels.array)
+    assert np.array_equal(val.array[:], pixels.array[4::5])
+    assert val.array.shape == (4, 3, 16, 16)
+    assert np.array_equal(val.take(np.array([3, 0])).numpy(), pixels.array[[19, 4]])
+    assert np.array_equal(val.picture(1), pixels.picture(9))
+    assert np.shares_memory(val.picture(1), pixels.array)
+    later = val.part(lambda record: record.key in ("004.png", "014.png"))
+    assert np.array_equal(later.array[:], pixels.array[[4, 14]])
 
 
 def test_a_part_that_is_one_run_of_rows_is_not_copied(pixels: cache.Pixels) -> None:

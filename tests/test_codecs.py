@@ -17,10 +17,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import simplejpeg
 from PIL import Image, ImageCms, ImageFile, features
 
 from opsin import codecs
-from opsin.codecs import CODES, Limits, decode, encode_png, sniff
+from opsin.codecs import CODES, Limits, decode, encode_png, sides, sniff
 from opsin.errors import CallError, PictureError
 
 HOSTILE = Path(__file__).parents[2] / "shared" / "data" / "hostile-images.zip"
@@ -533,6 +534,144 @@ def test_an_adobe_rgb_photograph_becomes_more_colourful() -> None:
     assert np.ptp(picture, axis=-1).mean() > np.ptp(plain, axis=-1).mean() + 1
 
 
+# --- JPEG, by the fast decoder ----------------------------------------------------------------------------------------
+
+JPEGS: dict[str, dict[str, Any]] = {
+    "4:2:0": {},
+    "4:2:2": {"subsampling": 1},
+    "4:4:4": {"subsampling": 0},
+    "progressive": {"progressive": True},
+    "coarse": {"quality": 10},
+    "restart markers": {"restart_marker_blocks": 1},
+    "stored as RGB": {"keep_rgb": True},
+}
+SHAPES = [(48, 64), (47, 63), (1, 1), (5, 5), (3, 100), (17, 8)]
+
+
+def by_pillow(data: bytes, monkeypatch: pytest.MonkeyPatch) -> np.ndarray | str:
+    """What `decode` gave before there was a fast decoder: the picture, or the code of the refusal."""
+    with monkeypatch.context() as patch:
+        patch.setattr(codecs, "_fast_jpeg", lambda *_: None)
+        try:
+            return decode(data)
+        except PictureError as error:
+            return error.code
+
+
+@pytest.fixture
+def fast_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow may open files but not decode them."""
+
+    def slow(*_: object, **__: object) -> None:
+        raise AssertionError("decoded by Pillow")
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", slow)
+
+
+@pytest.mark.parametrize("name", JPEGS)
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("make", [rough, smooth])
+def test_the_fast_decoder_gives_pillows_pixels(
+    name: str, mode: str, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for shape in SHAPES:
+        data = file(Image.fromarray(make(*shape)).convert(mode), "JPEG", **JPEGS[name])
+        np.testing.assert_array_equal(decode(data), np.array(Image.open(BytesIO(data)).convert("RGB")))
+        np.testing.assert_array_equal(decode(data), by_pillow(data, monkeypatch))
+
+
+@pytest.mark.parametrize("name", JPEGS)
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_plain_jpegs_do_not_go_through_pillow(name: str, mode: str, fast_only: None) -> None:
+    image = Image.fromarray(smooth()).convert(mode)
+    assert code(file(image, "JPEG", **JPEGS[name])) == ""
+    assert code(file(image, "JPEG", exif=exif(6), icc_profile=swapped_profile(), **JPEGS[name])) == ""
+
+
+@pytest.mark.parametrize("profile", [swapped_profile, srgb_profile, linear_gray, lambda: b"junk"])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("orientation", [1, 2, 6, 7])
+def test_the_fast_decoder_keeps_the_rules(
+    profile: Callable[[], bytes], mode: str, orientation: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = Image.fromarray(rough()).convert(mode)
+    data = file(image, "JPEG", exif=exif(orientation), icc_profile=profile())
+    np.testing.assert_array_equal(decode(data), by_pillow(data, monkeypatch))
+
+
+def test_other_jpegs_go_through_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
+    inks = file(Image.fromarray(rough()).convert("CMYK"), "JPEG")
+    data = file(smooth(), "JPEG")
+    noisy = data[:2] + b"\0\0\0" + data[2:]  # bytes between two markers: libjpeg warns
+    at = data.index(b"\xff\xda")
+    strewn = data[:at] + b"\0\0\0" + data[at:]
+    for one in (inks, noisy, strewn):
+        assert str(code(one)) == ("" if isinstance(by_pillow(one, monkeypatch), np.ndarray) else code(one))
+        for reduced in (1, 4):
+            if not code(one):
+                np.testing.assert_array_equal(decode(one, reduced=reduced), by_pillow(one, monkeypatch))
+    assert code(inks) == code(strewn) == ""
+
+
+@needs_zip
+def test_hostile_jpegs_end_as_they_do_in_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = {"pictures": 0, "refused": 0}
+    for data in (data for data in hostile().values() if sniff(data) == "JPEG" and len(data) < 500_000):
+        wanted = by_pillow(data, monkeypatch)
+        if isinstance(wanted, str):
+            assert code(data) == wanted
+        else:
+            np.testing.assert_array_equal(decode(data), wanted)
+        compared["refused" if isinstance(wanted, str) else "pictures"] += 1
+    assert compared["pictures"] > 50
+    assert compared["refused"] > 0
+
+
+def test_limits_hold_for_the_whole_picture_before_it_is_reduced(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", never)
+    data = file(smooth(80, 80), "JPEG")
+    with pytest.raises(PictureError, match="80×80"):
+        decode(data, Limits(pixels=6399), reduced=8)
+
+
+@pytest.mark.parametrize("reduced", [2, 4, 8])
+@pytest.mark.parametrize("shape", [(48, 64), (480, 640), (479, 637), (100, 33), (1, 1), (1, 50)])
+@pytest.mark.parametrize("name", ["4:2:0", "4:4:4", "progressive"])
+def test_a_reduced_jpeg_is_the_mean_of_its_pixels(name: str, shape: tuple[int, int], reduced: int) -> None:
+    data = file(smooth(*shape), "JPEG", **{"quality": 95, **JPEGS[name]})
+    small, whole = decode(data, reduced=reduced), decode(data).astype(float)
+    height, width = (max(1, int(np.ceil(side / reduced - 0.5))) for side in shape)
+    assert small.shape == (height, width, 3)
+    assert small.flags.c_contiguous
+    assert small.flags.writeable
+    inside = whole[: shape[0] // reduced * reduced, : shape[1] // reduced * reduced]
+    if inside.size:
+        blocks = inside.reshape(shape[0] // reduced, reduced, shape[1] // reduced, reduced, 3).mean((1, 3))
+        rows, columns = min(height, len(blocks)), min(width, blocks.shape[1])
+        assert np.abs(small[:rows, :columns] - blocks[:rows, :columns]).max() < 12
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_reduced_jpeg_is_upright(orientation: int) -> None:
+    data = file(STORED[orientation](Image.fromarray(smooth(96, 128))), "JPEG", exif=exif(orientation), quality=95)
+    assert np.abs(decode(data, reduced=2).astype(int) - smooth(48, 64)).max() < 20
+
+
+def test_other_pictures_are_never_reduced() -> None:
+    for data in (file(rough(), "PNG"), file(rough(), "BMP"), rough()):
+        np.testing.assert_array_equal(decode(data, reduced=8), rough())
+        assert sides(data) is None
+
+
+def test_the_sides_of_what_can_be_reduced() -> None:
+    data = file(smooth(400, 600), "JPEG")
+    assert sides(data) == sides(file(smooth(600, 400), "JPEG", exif=exif(6))) == (400, 600)
+    assert sides(data[:50]) is sides(file(rough(), "PNG")) is sides(b"") is None
+
+
 # --- PngSuite, against a decoder of our own ---------------------------------------------------------------------------
 
 
@@ -693,10 +832,17 @@ def test_a_jpeg_filled_up_with_zeros_is_refused(name: str) -> None:
     assert code(whole + b"\0" * 1000) == ""
 
 
-@pytest.mark.xfail(strict=True, reason="libjpeg only warns, and Pillow does not pass it on: see the module docstring")
-def test_a_jpeg_cut_and_closed_with_an_end_marker_is_refused() -> None:
-    whole = ENCODED["jpeg"]()
-    assert code(whole[: len(whole) * 9 // 10] + b"\xff\xd9") == "truncated"
+@pytest.mark.parametrize("name", ["jpeg", "jpeg with a thumbnail", "progressive jpeg"])
+@pytest.mark.parametrize("reduced", [1, 4])
+def test_a_jpeg_cut_and_closed_with_an_end_marker_is_refused(name: str, reduced: int) -> None:
+    whole = ENCODED[name]()
+    scan = whole.rindex(b"\xff\xda")
+    for percent in (50, 75, 90):
+        cut = whole[: scan + (len(whole) - scan) * percent // 100] + b"\xff\xd9"
+        assert pillow_loads(cut)
+        with pytest.raises(PictureError, match="premature end") as refused:
+            decode(cut, reduced=reduced)
+        assert refused.value.code == "truncated"
 
 
 def test_a_tiff_without_all_its_strips_is_refused() -> None:

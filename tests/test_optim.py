@@ -286,3 +286,14 @@ def test_the_average_is_a_copy_that_learns_nothing() -> None:
     average.update(made)
     assert torch.equal(made.weight, before + 1)
     assert not any(value.requires_grad for value in average.values.values())
+
+
+def test_pretrained_weights_are_not_forgotten_early() -> None:
+    made = nn.Linear(1, 1, bias=False)
+    average = Average(made, 0.9, pretrained=True)
+    first = made.weight.item()
+    with torch.no_grad():
+        made.weight.fill_(first + 1)
+    for _ in range(3):
+        average.update(made)
+    assert average.values["weight"].item() == pytest.approx(first + 1 - 0.9**3)

@@ -9,13 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from opsin import plans
-from opsin.errors import CallError
-from opsin.plans import Plan, candidates, choose, remember, remembered
+from opsin import engines, plans
+from opsin.engines import Engine
+from opsin.errors import CallError, MachineError, MissingExtra
+from opsin.plans import Plan, candidates, choose, inference_candidates, remember, remembered, settle
 
 CPU = [Plan("cpu", kind, last, 2) for kind in ("fp32", "bf16") for last in (False, True)]  # type: ignore[arg-type]
 
@@ -207,3 +209,184 @@ def test_a_plan_is_carried_out(plan: Plan) -> None:
     with plans.autocast(plan):
         assert network(laid).dtype == (torch.bfloat16 if plan.precision == "bf16" else torch.float32)
     assert network.weight.dtype == torch.float32
+
+
+# Inference -----------------------------------------------------------------------------------------------------------
+
+PLAIN = Plan("cpu", "fp32", True, 2)
+HALF = Plan("cpu", "bf16", True, 2)
+ONNX = Plan("cpu", "fp32", True, 2, "onnxruntime")
+OPENVINO = Plan("cpu", "fp32", True, 2, "openvino")
+FAST = Plan("cpu", "bf16", True, 2, "openvino")
+ALL = [FAST, OPENVINO, ONNX, HALF, PLAIN]
+SAMPLE = np.random.default_rng(0).integers(0, 256, (200, 3, 4, 4), dtype=np.uint8)
+
+
+@pytest.fixture
+def all_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "installed", lambda: list(engines.ENGINES))
+
+
+@pytest.mark.usefixtures("all_installed")
+def test_every_engine_and_precision_is_offered() -> None:
+    assert inference_candidates(device="cpu", threads=2) == ALL
+
+
+@pytest.mark.usefixtures("all_installed")
+def test_what_is_forced_for_inference_is_not_varied() -> None:
+    assert inference_candidates(device="cpu", precision="fp32", threads=2) == [OPENVINO, ONNX, PLAIN]
+    assert inference_candidates(device="cpu", engine="torch", threads=2) == [HALF, PLAIN]
+    assert inference_candidates(engine="openvino", precision="bf16", threads=2) == [FAST]
+    assert inference_candidates(engine="onnxruntime", threads=2) == [ONNX]
+
+
+@pytest.mark.usefixtures("all_installed")
+def test_other_engines_are_for_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert {(p.device, p.engine) for p in inference_candidates()} == {("cuda", "torch")}
+    assert {(p.device, p.engine) for p in inference_candidates(engine="openvino")} == {("cpu", "openvino")}
+    with pytest.raises(CallError, match="engine openvino: expected device cpu"):
+        inference_candidates(device="cuda", engine="openvino")
+
+
+@pytest.mark.usefixtures("all_installed")
+def test_impossible_and_unknown_engines_are_refused() -> None:
+    with pytest.raises(CallError, match="engine onnxruntime: expected device cpu, and fp32 for onnxruntime"):
+        inference_candidates(device="cpu", engine="onnxruntime", precision="bf16")
+    with pytest.raises(CallError, match="unknown engine 'tensorrt'"):
+        inference_candidates(engine="tensorrt")
+
+
+def test_a_missing_engine_is_left_out_unless_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "installed", lambda: ["torch"])
+    assert inference_candidates(device="cpu", threads=2) == [HALF, PLAIN]
+    with pytest.raises(MissingExtra, match=r"pip install 'opsin\[fast\]'"):
+        inference_candidates(engine="openvino")
+
+
+class Bench:
+    """Engines that take as long, and answer as wrongly, as they are told."""
+
+    def __init__(
+        self, clock: Clock, seconds: dict[Plan, float], wrong: dict[Plan, int] | None = None, *, building: float = 0
+    ) -> None:
+        self.clock, self.seconds, self.wrong, self.building = clock, seconds, wrong or {}, building
+        self.built: list[Plan] = []
+
+    def __call__(self, plan: Plan) -> Engine:
+        if plan not in self.seconds:
+            raise MachineError(f"{plan.engine} cannot run this network: no such op", do="Use torch")
+        self.built.append(plan)
+        self.clock.now += self.building * (plan.engine != "torch")
+
+        def run(images: np.ndarray) -> np.ndarray:
+            self.clock.now += self.seconds[plan] * len(images)
+            answers = np.eye(5, dtype=np.float32)[images.reshape(len(images), -1).sum(1) % 5]
+            answers[: self.wrong.get(plan, 0)] *= -1
+            return answers
+
+        return run
+
+
+SECONDS = dict(zip(ALL, (0.1, 0.15, 0.2, 0.4, 1.0)))
+
+
+def test_the_fastest_engine_takes_long_work(clock: Clock) -> None:
+    bench = Bench(clock, SECONDS)
+    choice = settle(ALL, bench, SAMPLE, pictures=1000)
+    assert choice.plan == FAST
+    assert choice.engine(SAMPLE[:3]).shape == (3, 5)
+    assert choice.notes == ("measured: 10 img/s openvino bf16",)
+
+
+def test_engines_that_are_nearly_as_fast_race(clock: Clock) -> None:
+    choice = settle(ALL, Bench(clock, {**SECONDS, FAST: 0.125, ONNX: 0.1}), SAMPLE, pictures=1000)
+    assert choice.plan == ONNX
+    assert choice.notes == ("measured: 8 img/s openvino bf16 · 7 img/s openvino fp32 · 10 img/s onnxruntime fp32",)
+
+
+def test_a_planted_slow_engine_changes_the_choice(clock: Clock) -> None:
+    assert settle(ALL, Bench(clock, {**SECONDS, FAST: 0.3}), SAMPLE, pictures=1000).plan == OPENVINO
+    assert settle(ALL, Bench(clock, {**SECONDS, FAST: 9, OPENVINO: 9, ONNX: 9}), SAMPLE, pictures=1000).plan == HALF
+
+
+def test_a_forbidden_bf16_changes_the_choice(clock: Clock) -> None:
+    offered = [plan for plan in ALL if plan.precision == "fp32"]
+    bench = Bench(clock, SECONDS)
+    assert settle(offered, bench, SAMPLE, pictures=1000).plan == OPENVINO
+    assert not {HALF, FAST} & set(bench.built)
+
+
+def test_an_engine_that_answers_otherwise_is_refused(clock: Clock) -> None:
+    choice = settle(ALL, Bench(clock, SECONDS, {FAST: 2, OPENVINO: 1}), SAMPLE, pictures=1000)
+    assert choice.plan == OPENVINO  # one of 200 is 99.5 %
+    assert choice.notes == (
+        "openvino bf16 is refused: it answers as the fp32 reference does for 99.0 % of 200 pictures, "
+        "and 99.5 % are asked for",
+        "measured: 7 img/s openvino fp32",
+    )
+
+
+def test_the_reference_takes_the_work_when_all_others_are_wrong(clock: Clock) -> None:
+    choice = settle(ALL, Bench(clock, SECONDS, dict.fromkeys(ALL[:-1], 200)), SAMPLE, pictures=1000)
+    assert choice.plan == PLAIN
+    assert sum("refused" in note for note in choice.notes) == 4
+    forced = settle([FAST], Bench(clock, SECONDS, {FAST: 3}), SAMPLE, pictures=1000)
+    assert forced.plan == PLAIN
+    assert "openvino bf16 is refused" in forced.notes[0]
+    assert forced.notes[1] == "cpu fp32 channels last takes the work, for want of another"
+
+
+def test_answers_that_are_no_numbers_are_refused() -> None:
+    expected = np.eye(3)
+    assert plans.same_answers(expected, expected * 2) == 1
+    assert plans.same_answers(expected, expected[[0, 1, 1]]) == pytest.approx(2 / 3)
+    assert plans.same_answers(expected, np.where(expected == 1, np.nan, expected)) == 0
+
+
+def test_an_engine_that_cannot_be_built_is_told_of(clock: Clock) -> None:
+    choice = settle(ALL, Bench(clock, {PLAIN: 1.0, ONNX: 0.2}), SAMPLE, pictures=1000)
+    assert choice.plan == ONNX
+    assert choice.notes[:2] == tuple(
+        f"openvino {kind} is not used: openvino cannot run this network: no such op" for kind in ("bf16", "fp32")
+    )
+    none = settle([FAST], Bench(clock, {PLAIN: 1.0}), SAMPLE, pictures=1000)
+    assert none.plan == PLAIN
+
+
+def test_short_work_is_the_references_and_nothing_is_built_for_it(clock: Clock) -> None:
+    bench = Bench(clock, SECONDS)
+    choice = settle(ALL, bench, SAMPLE, pictures=9)
+    assert (choice.plan, choice.notes, bench.built) == (PLAIN, (), [PLAIN])
+    assert settle([FAST], bench, SAMPLE, pictures=9).plan == FAST  # forced
+
+
+def test_a_choice_of_engine_is_remembered(clock: Clock, tmp_path: Path) -> None:
+    memory, bench = tmp_path / "plans.json", Bench(clock, SECONDS)
+    first = settle(ALL, bench, SAMPLE, pictures=1000, memory=memory, work="features")
+    bench.built.clear()
+    again = settle(ALL, bench, SAMPLE, pictures=1000, memory=memory, work="features")
+    assert (first.plan, again.plan, again.notes, bench.built) == (FAST, FAST, (), [PLAIN, FAST])
+    bench.built.clear()
+    other = settle([p for p in ALL if p != FAST], bench, SAMPLE, pictures=1000, memory=memory, work="features")
+    assert other.plan == OPENVINO
+    assert settle(ALL, bench, SAMPLE, pictures=9, memory=memory, work="other weights").plan == PLAIN
+
+
+def test_an_engine_is_built_only_where_it_could_repay_it(clock: Clock) -> None:
+    for building, built in ((1, ALL), (49, ALL), (51, [FAST])):
+        bench = Bench(clock, SECONDS, building=building)
+        assert settle(ALL, bench, SAMPLE, pictures=1000).plan == FAST  # 100 s of work
+        assert bench.built[1:] == [plan for plan in built if plan != PLAIN]  # the reference is there from the start
+
+
+def test_agreement_may_be_of_another_kind(clock: Clock) -> None:
+    choice = settle(ALL, Bench(clock, SECONDS), SAMPLE, pictures=1000, agreement=lambda expected, found: 0.9)
+    assert choice.plan == PLAIN
+
+
+def test_plans_of_before_engines_are_read() -> None:
+    old = {"device": "cpu", "precision": "bf16", "channels_last": True, "threads": 2}
+    assert plans.from_dict(old) == HALF
+    assert plans.from_dict(FAST.to_dict()) == FAST
+    assert str(FAST) == "openvino bf16"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from importlib.resources import files
+from io import BytesIO
 from typing import Any, Literal
 
 import numpy as np
@@ -11,8 +13,19 @@ import pytest
 import torch
 from PIL import Image
 
+from opsin import codecs
 from opsin.errors import ModelError
-from opsin.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, enlarged, from_dict, normalise, prepare
+from opsin.preprocessing import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Preprocessing,
+    enlarged,
+    from_dict,
+    load,
+    load_each,
+    normalise,
+    prepare,
+)
 
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
@@ -29,7 +42,7 @@ def pixels(preprocessing: Preprocessing, picture: np.ndarray) -> np.ndarray:
     prepared = prepare(preprocessing, picture)
     assert prepared.shape == (3, preprocessing.size, preprocessing.size)
     assert prepared.dtype == torch.uint8
-    assert prepared.is_contiguous()
+    assert prepared.permute(1, 2, 0).is_contiguous()
     return prepared.permute(1, 2, 0).numpy()
 
 
@@ -56,6 +69,53 @@ def test_squash_is_pillows_antialiased_resize(
 def test_without_antialiasing_the_comparison_would_fail(photograph: np.ndarray) -> None:
     plain = torch.nn.functional.interpolate(torch.from_numpy(photograph).permute(2, 0, 1)[None].float(), size=(64, 64))
     assert difference(plain[0].permute(1, 2, 0).round().numpy(), resized(photograph, 64, 64)) > 50
+
+
+def jpeg(picture: np.ndarray, **options: Any) -> bytes:
+    buffer = BytesIO()
+    Image.fromarray(picture).save(buffer, "JPEG", quality=90, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("fit", ["squash", "letterbox", "crop"])
+@pytest.mark.parametrize("size", [24, 50, 100, 224, 285])
+@pytest.mark.parametrize("portrait", [False, True])
+def test_a_reduced_jpeg_is_close_to_one_decoded_whole(
+    photograph: np.ndarray, fit: Any, size: int, portrait: bool
+) -> None:
+    road = Preprocessing(size, fit)
+    data = jpeg(np.ascontiguousarray(photograph.transpose(1, 0, 2)) if portrait else photograph)
+    reduced, whole = (image.float() for image in (load(road, data), prepare(road, codecs.decode(data))))
+    signal = 20 * math.log10(255 / max(float((reduced - whole).square().mean().sqrt()), 1e-3))
+    assert signal > 35
+    least = {"squash": 427, "crop": 427 * 0.875, "letterbox": 640}[fit] / 1.25 / size
+    assert torch.equal(reduced, whole) == (least < 2)
+
+
+@pytest.mark.parametrize("fit", ["squash", "letterbox", "crop"])
+def test_other_pictures_are_loaded_as_decoded(photograph: np.ndarray, fit: Any) -> None:
+    road = Preprocessing(32, fit)
+    wanted = prepare(road, photograph)
+    assert torch.equal(load(road, codecs.encode_png(photograph)), wanted)
+    assert torch.equal(load(road, photograph), wanted)
+
+
+def test_roads_share_a_decoded_picture_only_where_they_reduce_alike(
+    photograph: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = jpeg(photograph)
+    roads = [Preprocessing(size) for size in (32, 35, 64, 224, 300)]
+    alone = [load(road, data) for road in roads]
+    decoded: list[int] = []
+    decode = codecs.decode
+
+    def watched(given: bytes, *, reduced: int) -> np.ndarray:
+        decoded.append(reduced)
+        return decode(given, reduced=reduced)
+
+    monkeypatch.setattr(codecs, "decode", watched)
+    assert all(torch.equal(a, b) for a, b in zip(load_each(roads, data), alone, strict=True))
+    assert decoded == [8, 4, 1]
 
 
 @pytest.mark.parametrize("portrait", [False, True])

@@ -290,3 +290,40 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch) -> None:
         splits.write(plain(2, 2), path)
     assert path.read_text() == "old"
     assert Counter(p.name for p in tmp_path.iterdir()) == {"s.csv": 1}
+
+
+# ── what looks alike ──
+
+
+def test_what_looks_alike_gets_one_split() -> None:
+    data = plain(60, 60)
+    keys = [record.key for record in data.records]
+    together = {key: f"g{number // 3}" for number, key in enumerate(keys[:90])}
+    found = splits.split(data, together=together)
+    stands: dict[str, set[str]] = {}
+    for record in found.records:
+        stands.setdefault(together.get(record.key, record.key), set()).add(record.split)
+    assert all(len(places) == 1 for places in stands.values())
+    assert {record.split for record in found.records} == {"train", "val", "test"}
+    assert 14 <= len(found.test) <= 22
+    assert any("90 pictures that look alike kept together" in note for note in found.notes)
+    apart = splits.split(data)
+    assert any(
+        len({r.split for r in apart.records if together.get(r.key) == name}) > 1 for name in set(together.values())
+    )
+
+
+def test_groups_that_share_a_picture_are_one() -> None:
+    data = plain(40, 40)
+    records = tuple(dataclasses.replace(r, group=f"p{i // 2}") for i, r in enumerate(data.records))
+    grouped = dataclasses.replace(data, records=records)
+    together = {records[1].key: "a", records[2].key: "a", records[7].key: "b", records[8].key: "b"}
+    found = splits.split(grouped, together=together)
+    of = {record.key: record.split for record in found.records}
+    for low in (0, 6):
+        assert len({of[records[i].key] for i in range(low, low + 4)}) == 1
+
+
+def test_nothing_alike_changes_nothing() -> None:
+    data = plain(20, 20)
+    assert splits.split(data, together={}).records == splits.split(data).records

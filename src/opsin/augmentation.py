@@ -1,7 +1,8 @@
 """What training changes at random: sample parameters with an explicit generator, then apply a pure function.
 
 A draw belongs to (seed, epoch, record), whatever the batch, so the crop of picture 17 in epoch 3 can be shown. All
-of the geometry is one affine map and one interpolation.
+of the geometry is one affine map and one interpolation, in uint8, a picture at a time: threads over pictures pay, since
+OpenCV works without Python's lock.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from .recipe import AugmentChoice
 
@@ -74,18 +75,53 @@ def sample(choice: AugmentChoice, seed: int, epoch: int, n: int, size: int) -> D
 
 
 def apply(images: Tensor, draws: Draws, *, size: int, border: str) -> Tensor:
-    """Batch of uint8 `(B, C, T, T)` → uint8 `(B, C, size, size)`, by the draws; the input is left as it is.
+    """Batch of uint8 `(B, 3, T, T)` → uint8 `(B, 3, size, size)`, channels last in memory: `move` for each picture."""
+    made = np.empty((len(images), size, size, 3), np.uint8)
+    for picture, where, colours, out in zip(images.permute(0, 2, 3, 1).numpy(), draws.maps, draws.colours, made):
+        move(picture, where, colours, out, border=border)
+    return torch.from_numpy(made).permute(0, 3, 1, 2)
 
-    `border`: `zeros` (black) or `reflection`. A draw that only flips and shifts by whole pixels is exact.
+
+def move(picture: np.ndarray, where: np.ndarray, colours: np.ndarray, out: np.ndarray, *, border: str) -> None:
+    """One picture, uint8 `(T, T, 3)`, by one draw, into `out`, uint8 `(S, S, 3)`; the picture is left as it is.
+
+    Args:
+        where, colours: a row of `Draws.maps` and of `Draws.colours`.
+        border: `zeros` (black) or `reflection`, where the map asks for what is beyond the picture.
+
+    Flips and shifts by whole pixels are exact. A crop's window is rounded to whole pixels of `picture`; every other map
+    is bilinear and right to half a level. Colours are within one level of their definition, see `_recoloured`.
     """
-    moved = images.to(torch.float32)
-    if images.shape[-1] != size or not np.array_equal(draws.maps, np.broadcast_to(np.eye(2, 3), draws.maps.shape)):
-        shape = [len(images), images.shape[1], size, size]
-        grid = functional.affine_grid(torch.from_numpy(draws.maps).to(images.device), shape, align_corners=False)
-        moved = functional.grid_sample(moved, grid, mode="bilinear", padding_mode=border, align_corners=False)
-    if not (draws.colours == 1).all():
-        moved = _colour(moved, torch.from_numpy(draws.colours).to(images.device))
-    return moved.round_().clamp_(0, 255).to(torch.uint8)
+    moved = np.ascontiguousarray(picture)
+    size, side = len(out), len(picture)
+    (xx, xy, x0), (yx, yy, y0) = where.tolist()
+    left, right = (round((x0 + sign * abs(xx) + 1) * side / 2) for sign in (-1, 1))
+    top, bottom = (round((y0 + sign * abs(yy) + 1) * side / 2) for sign in (-1, 1))
+    if xy or yx or not (0 <= left < right <= side and 0 <= top < bottom <= side):
+        moved = _warped(moved, where, size, border)
+    else:
+        moved = moved[top:bottom, left:right]
+        flips = xx < 0 or yy < 0
+        if moved.shape != out.shape:
+            moved = cv2.resize(moved, (size, size), dst=None if flips else out, interpolation=cv2.INTER_LINEAR)
+        if flips:
+            moved = cv2.flip(moved, -1 if xx < 0 and yy < 0 else int(xx < 0), dst=out)
+    moved = _recoloured(moved, *colours.tolist())
+    if moved is not out:
+        out[...] = moved
+
+
+_BORDERS = {"zeros": cv2.BORDER_CONSTANT, "reflection": cv2.BORDER_REFLECT}
+
+
+def _warped(picture: np.ndarray, where: np.ndarray, size: int, border: str) -> np.ndarray:
+    """By the whole map, from coordinates of -1…1 to pixels, whose centres are whole numbers for OpenCV."""
+    side = len(picture)
+    turn, shift = where[:, :2].astype(np.float64), where[:, 2].astype(np.float64)
+    centre = side / 2 * (turn.sum(1) * (1 / size - 1) + shift + 1) - 0.5
+    pixels = np.column_stack([turn * side / size, centre])
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(picture, pixels, (size, size), flags=flags, borderMode=_BORDERS[border])
 
 
 def margin(choice: AugmentChoice) -> float:
@@ -126,15 +162,19 @@ def _shift(choice: AugmentChoice, uniform: np.ndarray, size: int) -> np.ndarray:
     return shifts
 
 
-def _colour(images: Tensor, factors: Tensor) -> Tensor:
-    """Brightness, then contrast about the mean gray, then saturation about each pixel's gray (ITU-R BT.601)."""
-    brightness, contrast, saturation = (factors[:, i].view(-1, 1, 1, 1) for i in range(3))
-    images = images * brightness
-    weights = torch.tensor([0.299, 0.587, 0.114], device=images.device).view(1, 3, 1, 1)
-    mean = (images * weights).sum(1, keepdim=True).mean((2, 3), keepdim=True)
-    images = (images - mean) * contrast + mean
-    gray = (images * weights).sum(1, keepdim=True)
-    return (images - gray) * saturation + gray
+_GRAY = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
+
+
+def _recoloured(picture: np.ndarray, brightness: float, contrast: float, saturation: float) -> np.ndarray:
+    """Brightness, then contrast about the mean gray, then saturation about each pixel's gray, clipped at the end.
+
+    All three are linear in the colour, so they are one matrix and one shift, which depends on the picture's mean.
+    """
+    if brightness == contrast == saturation == 1:
+        return picture
+    matrix = brightness * contrast * (saturation * np.eye(3) + (1 - saturation) * _GRAY)
+    shift = (1 - contrast) * brightness * (_GRAY @ cv2.mean(picture)[:3])
+    return cv2.transform(picture, np.column_stack([matrix, [shift] * 3]))
 
 
 _SIDES = {

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import codecs, errors, metrics, preprocessing, sources
+from . import errors, metrics, preprocessing, sources
 from .models import NetworkSpec, weights
 from .preprocessing import Preprocessing
 from .vocabulary import Prediction, Refusal, Store, Task
@@ -111,7 +111,7 @@ class _One:
 
 def _prepared(clf: Classifier, store: Store, key: str) -> Tensor | Refusal:
     try:
-        return preprocessing.prepare(clf.preprocessing, codecs.decode(store.read(key)))
+        return preprocessing.load(clf.preprocessing, store.read(key))
     except errors.PictureError as error:
         return Refusal(key, error.code, str(error))
 

@@ -114,18 +114,19 @@ def clip(parameters: Iterable[Tensor], choice: OptimiserChoice) -> None:
 class Average:
     """Exponential moving average of weights and buffers (Polyak & Juditsky 1992).
 
-    Early on the decay is less, (1 + t) / (10 + t), so that the first weights are soon forgotten.
+    Random first weights are soon forgotten: early on the decay is less, (1 + t) / (10 + t). Pretrained ones are worth
+    remembering: between them and what they became lie weights that know both (Wortsman et al. 2021, arXiv 2109.01903).
     """
 
-    def __init__(self, network: nn.Module, decay: float) -> None:
-        self.decay, self.updates = decay, 0
+    def __init__(self, network: nn.Module, decay: float, *, pretrained: bool = False) -> None:
+        self.decay, self.pretrained, self.updates = decay, pretrained, 0
         self.values = {name: value.detach().clone() for name, value in network.state_dict().items()}
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
         """Move towards the network's present weights; whole numbers are copied."""
         self.updates += 1
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        decay = self.decay if self.pretrained else min(self.decay, (1 + self.updates) / (10 + self.updates))
         for name, value in network.state_dict().items():
             if value.is_floating_point():
                 self.values[name].lerp_(value, 1 - decay)

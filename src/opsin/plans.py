@@ -1,26 +1,43 @@
-"""How to execute here: device, precision, memory layout, threads. Chosen by measuring candidates, saved, reusable."""
+"""How to execute here: device, precision, memory layout, threads, engine. Chosen by measuring, saved, reusable.
+
+training:  candidates ─> choose ─> remember
+inference: inference_candidates ─> settle: choose, and refuse who answers otherwise than the reference ─> remember
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .errors import CallError
+from . import engines
+from .engines import Engine
+from .errors import CallError, MachineError, MissingExtra, unknown
 
 Net = TypeVar("Net", bound=nn.Module)
 Precision = Literal["fp32", "bf16"]
+
+AGREE = 0.995  # the least share of pictures on which an engine must answer as the reference does
+ENOUGH = 200  # pictures that are asked for it: fewer cannot tell 99.5 % from 99 %
+TIMED = 16  # pictures a timed call
+SHORT = 10.0  # seconds of work that is not worth measuring for
+# What is offered for inference, as it was ranked where it was measured.
+ORDER = (("openvino", "bf16"), ("openvino", "fp32"), ("onnxruntime", "fp32"), ("torch", "bf16"), ("torch", "fp32"))
+GAIN = 2.0  # how many times as fast as the fastest so far another engine may be hoped to be
+RACE = 1.3  # how many times as long as the fastest one measurement may have taken, for the plan to be measured again
 
 
 @dataclass(frozen=True)
@@ -31,8 +48,11 @@ class Plan:
     precision: Precision = "fp32"
     channels_last: bool = True
     threads: int = 1
+    engine: str = "torch"  # a name of engines.ENGINES; training has only torch
 
     def __str__(self) -> str:
+        if self.engine != "torch":
+            return f"{self.engine} {self.precision}"
         layout = "channels last" if self.channels_last else "channels first"
         return f"{self.device} {self.precision} {layout}"
 
@@ -52,15 +72,53 @@ def candidates(*, device: str = "auto", precision: str = "auto", threads: int = 
         CallError: for a device that is not here, or an unknown precision.
     """
     chosen = _device(device)
-    if precision not in ("auto", "fp32", "bf16"):
-        raise CallError("precision", expected="auto, fp32 or bf16", received=precision)
-    precisions = ("fp32", "bf16") if precision == "auto" else (precision,)
-    count = threads or torch.get_num_threads()
     return [
-        Plan(chosen, kind, last, count)  # type: ignore[arg-type]
-        for kind in precisions
+        Plan(chosen, kind, last, threads or torch.get_num_threads())
+        for kind in _precisions(precision)
         for last in ((False, True) if chosen == "cpu" else (True,))
     ]
+
+
+def inference_candidates(
+    *, device: str = "auto", precision: str = "auto", engine: str = "auto", threads: int = 0
+) -> list[Plan]:
+    """The plans for a network that only answers, in ORDER; what is given is not varied.
+
+    Engines that are not installed are left out, unless one is asked for.
+
+    Raises:
+        CallError: for a device that is not here, an unknown precision or engine, and what an engine cannot do.
+        MissingExtra: when the engine that is asked for is not installed.
+    """
+    chosen = _device(device if engine in ("auto", "torch") or device != "auto" else "cpu")
+    offered = [
+        Plan(chosen, kind, True, threads or torch.get_num_threads(), name)
+        for name, kind in ORDER
+        if name in _engines(engine) and kind in _precisions(precision)
+        if name == "torch" or chosen == "cpu"
+    ]
+    if not offered:
+        raise CallError(
+            f"engine {engine}", expected="device cpu, and fp32 for onnxruntime", received=(device, precision)
+        )
+    return offered
+
+
+def _engines(name: str) -> list[str]:
+    if name == "auto":
+        return engines.installed()
+    if name not in engines.ENGINES:
+        raise unknown("engine", name, ["auto", *engines.ENGINES])
+    if name not in engines.installed():
+        raise MissingExtra(name, engines.EXTRA)
+    return [name]
+
+
+def _precisions(name: str) -> tuple[Precision, ...]:
+    known: dict[str, tuple[Precision, ...]] = {"auto": ("fp32", "bf16"), "fp32": ("fp32",), "bf16": ("bf16",)}
+    if name not in known:
+        raise CallError("precision", expected="auto, fp32 or bf16", received=name)
+    return known[name]
 
 
 def _device(name: str) -> str:
@@ -96,6 +154,121 @@ def choose(calls: Mapping[Plan, Callable[[], object]], *, rounds: int = 3) -> tu
             seconds[plan].append(time.perf_counter() - began)
     medians = {plan: statistics.median(times) for plan, times in seconds.items()}
     return min(medians, key=medians.__getitem__), medians
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A plan for inference, its engine, and what a user should know of how it was chosen."""
+
+    plan: Plan
+    engine: Engine
+    notes: tuple[str, ...] = ()
+
+
+def settle(
+    offered: Sequence[Plan],
+    build: Callable[[Plan], Engine],
+    sample: np.ndarray,
+    *,
+    pictures: int,
+    agreement: Callable[[np.ndarray, np.ndarray], float] | None = None,
+    memory: Path | None = None,
+    work: str = "",
+) -> Choice:
+    """The fastest plan whose engine answers as the reference does, which is torch in fp32, and its engine.
+
+    Work that the reference does in SHORT seconds is the reference's. For longer work engines are built, timed and
+    compared with the reference on ENOUGH pictures, in the order of `offered`, for as long as what another could save
+    repays its building; those left race. Refusals are in the notes. The reference takes the work when nobody else can.
+
+    Args:
+        offered: what `inference_candidates` gave.
+        build: a plan's engine; a MachineError that it raises is a refusal.
+        sample: uint8 `(M, 3, S, S)`, ENOUGH pictures or what there is, those of validation.
+        pictures: how many the work has.
+        agreement: the share of pictures, 0…1, on which two results of engines for `sample` say the same: first the
+            reference's, then the other's. By default the share of rows with the same largest value.
+        memory, work: where choices are kept, and for what; `work` names the weights, on which agreement depends.
+    """
+    plain = dataclasses.replace(offered[0], precision="fp32", channels_last=True, engine="torch")
+    reference, few = build(plain), sample[:TIMED]
+    left = _seconds(_call(reference, few)) * pictures / len(few)
+    if plain in offered and left < SHORT:
+        return Choice(plain, reference)
+    if memory and (known := remembered(memory, work, list(offered))):
+        return Choice(known, build(known))
+    expected, agree = reference(sample[:ENOUGH]), agreement or same_answers
+
+    def refusal(plan: Plan, engine: Engine) -> str:
+        share = 1.0 if plan == plain else agree(expected, engine(sample[:ENOUGH]))
+        return "" if share >= AGREE else _refusal(plan, share, len(expected))
+
+    ready, notes = _fit(offered, lambda plan: reference if plan == plain else build(plan), refusal, few, pictures)
+    if not ready:
+        return Choice(plain, reference, (*notes, f"{plain} takes the work, for want of another"))
+    plan, seconds = choose({plan: _call(engine, few) for plan, engine in ready.items()})
+    notes.append("measured: " + " · ".join(f"{len(few) / s:,.0f} img/s {plan}" for plan, s in seconds.items()))
+    if memory:
+        remember(memory, work, plan)
+    return Choice(plan, ready[plan], tuple(notes))
+
+
+def same_answers(expected: np.ndarray, found: np.ndarray) -> float:
+    """The share of rows of `(M, K)` with the same largest value; 0 where a value is not finite."""
+    return float((expected.argmax(1) == found.argmax(1)).mean()) if np.isfinite(found).all() else 0.0
+
+
+def _fit(
+    offered: Sequence[Plan],
+    build: Callable[[Plan], Engine],
+    refusal: Callable[[Plan, Engine], str],
+    few: np.ndarray,
+    pictures: int,
+) -> tuple[dict[Plan, Engine], list[str]]:
+    """Those engines of `offered` that may be the fastest and are not refused, in their order, and why others are not.
+
+    An engine is built only where one that is GAIN times as fast as the fastest so far would save the time that the
+    building of the one before it took.
+    """
+    ready: dict[Plan, Engine] = {}
+    notes: list[str] = []
+    fastest, took = math.inf, 0.0  # seconds: of a call with `few`, of building
+    for plan in offered:
+        if took > fastest / len(few) * pictures * (1 - 1 / GAIN):
+            break
+        began = time.perf_counter()
+        try:
+            made = build(plan)
+        except MachineError as error:
+            notes.append(f"{plan} is not used: {error.message}")
+            continue
+        made(few[:1])  # what is made on the first call counts as building
+        took = time.perf_counter() - began
+        seconds = _seconds(_call(made, few))
+        if seconds > RACE * fastest:
+            continue
+        if why := refusal(plan, made):
+            notes.append(why)
+            continue
+        ready[plan], fastest = made, min(fastest, seconds)
+    return ready, notes
+
+
+def _call(engine: Engine, images: np.ndarray) -> Callable[[], object]:
+    return lambda: engine(images)
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+def _refusal(plan: Plan, share: float, of: int) -> str:
+    return (
+        f"{plan} is refused: it answers as the fp32 reference does for {100 * share:.1f} % of {of} pictures, "
+        f"and {100 * AGREE:.1f} % are asked for"
+    )
 
 
 def place(network: Net, plan: Plan) -> Net:

@@ -17,6 +17,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, TextIO
 
 from .errors import CallError, DataError, writing
@@ -37,7 +38,14 @@ Places = dict[str, Split]  # key → split
 # ── splitting ──
 
 
-def split(data: Dataset, *, seed: int = 0, val: float = 0.15, test: float = 0.15) -> Dataset:
+def split(
+    data: Dataset,
+    *,
+    seed: int = 0,
+    val: float = 0.15,
+    test: float = 0.15,
+    together: Mapping[str, str] = MappingProxyType({}),
+) -> Dataset:
     """The same records, each with a split; what was decided stands in `notes`. The fingerprint stays the source's.
 
     Without any split: `val` and `test` of every class, at least one picture of each class of three or more in both.
@@ -50,6 +58,7 @@ def split(data: Dataset, *, seed: int = 0, val: float = 0.15, test: float = 0.15
         data: records of single-label classes, all with a split or all without.
         seed: of the order in which records are dealt.
         val, test: shares of the records, 0 for none.
+        together: key → name, of records that show one picture (`duplicates.groups`): like a group they get one split.
 
     Raises:
         CallError: shares below 0, or that leave nothing to train on.
@@ -61,7 +70,9 @@ def split(data: Dataset, *, seed: int = 0, val: float = 0.15, test: float = 0.15
     _refuse_half_given(data, given)
     pool, shares, note = _plan(data, given, val, test)
     if len(shares) > 1:
-        placed = _deal(pool, shares, seed, data.classes)
+        bound = _bound(pool, together)
+        placed = _deal(pool, shares, seed, data.classes, bound)
+        note += f"; {len(together):,} pictures that look alike kept together" * bool(together.keys() & bound.keys())
         records = tuple(_moved(record, placed.get(record.key, record.split)) for record in data.records)
         data = dataclasses.replace(data, records=records)
     notes = [note, *_untrained(data), *_divided(data)]
@@ -108,9 +119,33 @@ def _moved(record: Record, to: Split | None) -> Record:
     return record if record.split == to else dataclasses.replace(record, split=to)
 
 
-def _deal(pool: Sequence[Record], shares: Shares, seed: int, classes: Sequence[str]) -> Places:
-    if any(record.group for record in pool):
-        return _deal_groups(pool, shares, seed, classes)
+def _bound(pool: Sequence[Record], together: Mapping[str, str]) -> dict[str, str]:
+    """Key → group, of records that have one or look alike; where two groups share a picture they are one."""
+    parent: dict[tuple[str, str], tuple[str, str]] = {}
+
+    def root(name: tuple[str, str]) -> tuple[str, str]:
+        while parent.setdefault(name, name) != name:
+            parent[name] = parent[parent[name]]
+            name = parent[name]
+        return name
+
+    bound: dict[str, tuple[str, str]] = {}
+    for record in pool:
+        own = [("group", record.group)] if record.group else []
+        own += [("alike", together[record.key])] if record.key in together else []
+        if len(own) == 2:
+            low, high = sorted(map(root, own))
+            parent[high] = low
+        if own:
+            bound[record.key] = own[0]
+    return {key: "\t".join(root(name)) for key, name in bound.items()}
+
+
+def _deal(
+    pool: Sequence[Record], shares: Shares, seed: int, classes: Sequence[str], bound: Mapping[str, str]
+) -> Places:
+    if bound:
+        return _deal_groups(pool, shares, seed, classes, bound)
     by_class: dict[int | None, list[str]] = defaultdict(list)
     for record in pool:
         by_class[record.target].append(record.key)
@@ -159,17 +194,19 @@ def _sizes(n: int, shares: Shares) -> dict[Split, int]:
 # ── groups ──
 
 
-def _deal_groups(pool: Sequence[Record], shares: Shares, seed: int, classes: Sequence[str]) -> Places:
+def _deal_groups(
+    pool: Sequence[Record], shares: Shares, seed: int, classes: Sequence[str], bound: Mapping[str, str]
+) -> Places:
     """Deal whole groups, the largest first, each to the split whose class counts it brings nearest to its share.
 
     Nearness is chi-square: Σ (have − want)² / want over classes. A group with a class that training lacks trains, and
     the last groups go to splits that have none. A record without a group is a group of its own.
     """
-    members: dict[tuple[str, str], list[Record]] = defaultdict(list)
+    members: dict[str, list[Record]] = defaultdict(list)
     for record in pool:
-        members[("group", record.group) if record.group else ("key", record.key)].append(record)
+        members[bound.get(record.key) or f"key\t{record.key}"].append(record)
     place = _order(seed)
-    names = sorted(members, key=lambda name: (-len(members[name]), place("\t".join(name))))
+    names = sorted(members, key=lambda name: (-len(members[name]), place(name)))
     chosen = _greedy([[r.target for r in members[name]] for name in names], shares, len(classes))
     if set(chosen) != set(shares):
         raise DataError(

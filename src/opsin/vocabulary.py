@@ -55,6 +55,24 @@ class Refusal:
     reason: str
 
 
+Severity = Literal["error", "warning", "note"]
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing wrong with the data. An error makes scores wrong, a warning may, a note is good to know."""
+
+    kind: str  # a name of checks.CHECKS
+    severity: Severity
+    text: str  # what was found, with its numbers
+    effect: str  # what it does to the score
+    do: str  # what to do about it
+    records: tuple[str, ...] = ()  # keys of the records it is about
+    together: tuple[tuple[str, ...], ...] = ()  # of these, those that belong side by side
+    details: Mapping[str, str] = field(default_factory=dict)  # key → what there is to say of this one
+
+
 @dataclass(frozen=True)
 class Dataset:
     """Records, class names, a task, where the bytes are, and a fingerprint of all that."""

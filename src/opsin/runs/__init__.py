@@ -145,9 +145,7 @@ def train(
     return finish(folder, network=copy.deepcopy(network) if network is not None else None)
 
 
-def _begun(
-    data: Dataset, recipe: str | Recipe, out: str | Path, network: nn.Module | None, how: Execution
-) -> Path:
+def _begun(data: Dataset, recipe: str | Recipe, out: str | Path, network: nn.Module | None, how: Execution) -> Path:
     chosen = recipe if isinstance(recipe, Recipe) else recipes.read(recipe)
     check(chosen, how, network)
     return create(data, chosen, out=out)
@@ -171,5 +169,3 @@ def load(model: str | Path, *, network: nn.Module | None = None) -> Classifier:
     if not (folder / "model").is_dir():
         raise errors.ModelError(f"{folder} is not finished", do=f"Go on with: opsin train --resume {folder}")
     return artefact.load(folder / "model", network=network)
-
-

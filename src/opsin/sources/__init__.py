@@ -1,6 +1,7 @@
-"""Something with pictures in it → Dataset: a folder, a zip that is never unpacked, CIFAR-10's batches, a named set.
+"""Something with pictures in it → Dataset: a folder, an archive, a table of paths, CIFAR-10's batches, a named set.
 
-    read ─> listing: what lies there ─> layout: classes, splits, groups ─> Dataset, with a store that reads the bytes
+    read ─> listing, archives: what lies there ─> layout: classes, splits, groups ─> Dataset, with a store for the bytes
+         ─> manifests: a table's columns ──────────────────────────────────────────┘
 
 Nothing is guessed at: what lies in a source and is not used stands in `Dataset.refused` with its reason.
 """
@@ -10,22 +11,27 @@ from __future__ import annotations
 import dataclasses
 import re
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from ..errors import CallError, DataError, unknown
-from ..vocabulary import Dataset
-from . import cifar, layout
+from ..vocabulary import Dataset, Store
+from . import cifar, layout, manifests
+from .archives import list_tar, list_zip
 from .downloads import cache_dir
 from .layout import fingerprint
-from .listing import list_folder, list_zip
+from .listing import Listing, list_folder
 from .loose import holds_many, pictures
 from .named import NAMED
 from .stores import ArrayStore, FolderStore, ZipStore
+from .tars import TarStore, is_tar
 
 __all__ = [
     "NAMED",
     "ArrayStore",
     "FolderStore",
+    "TarStore",
     "ZipStore",
     "cache_dir",
     "fingerprint",
@@ -34,24 +40,36 @@ __all__ = [
     "read",
 ]
 
-READABLE = f"a folder of class folders, a zip of one, CIFAR-10's batches, or one of {', '.join(NAMED)}"
+READABLE = (
+    "a folder of class folders, a zip or tar of one, a CSV or Parquet file with a column of paths, "
+    f"CIFAR-10's batches, or one of {', '.join(NAMED)}"
+)
 
 
-def read(source: str | Path, *, group: str = "") -> Dataset:
+def read(source: str | Path, *, group: str = "", picture: str = "", target: str = "") -> Dataset:
     """The Dataset that `source` holds. Records are sorted by key; classes are numbered by name.
 
     Args:
-        source: a folder, a .zip, a folder or .tar.gz of CIFAR-10's batches, or a name of `NAMED`. A path that exists
-            goes before a name.
+        source: a folder, a .zip, .tar or .tar.gz, a .csv, .tsv or .parquet, a folder or .tar.gz of CIFAR-10's batches,
+            or a name of `NAMED`. A path that exists goes before a name.
         group: a regular expression on a record's key; its first group, or all of the match, is the record's group.
+            For a table also the name of a column.
+        picture, target: a table's columns of paths and of classes, where their names do not tell.
 
     Raises:
-        CallError: the path does not exist, the name is unknown, or `group` is not a regular expression.
+        CallError: the path does not exist, the name is unknown, `group` is not a regular expression, or a column is
+            named that is not there.
         DataError: no pictures, one class, a class that training lacks, a broken archive, a record without a group.
         MachineError: a named set had to be downloaded and could not be.
+        MissingExtra: pyarrow, for Parquet.
     """
-    pattern = layout.pattern_of(group)
     path = Path(source)
+    if manifests.is_manifest(path) and path.is_file():
+        columns = manifests.Columns(picture, target, group)
+        return manifests.read(path, columns)
+    if picture or target:
+        raise CallError("columns", expected="a .csv, .tsv or .parquet file", received=str(source))
+    pattern = layout.pattern_of(group)
     if path.exists():
         data = _read_path(path)
         if str(source) in NAMED:
@@ -68,16 +86,16 @@ def _missing(source: str | Path) -> CallError:
     text = str(source)
     if isinstance(source, Path) or "/" in text or "\\" in text or Path(text).suffix:
         return CallError(f"{text} does not exist", expected=READABLE, do="Look at the path's spelling")
-    return unknown("folder, zip or data set", text, NAMED)
+    return unknown("folder, archive or data set", text, NAMED)
 
 
 def _read_path(path: Path) -> Dataset:
     if path.is_dir():
         return cifar.read_folder(path) if cifar.is_folder(path) else _read_folder(path)
+    if is_tar(path):
+        return _read_tar(path)
     if zipfile.is_zipfile(path) or path.suffix.lower() == ".zip":
-        return _read_zip(path)
-    if cifar.is_archive(path):
-        return cifar.read_archive(path)
+        return _read_archive(path, ZipStore(path), list_zip)
     raise DataError(f"{path} is no source of pictures", expected=READABLE, received=f"a {path.suffix or 'plain'} file")
 
 
@@ -86,18 +104,28 @@ def _read_folder(path: Path) -> Dataset:
     return _dataset(path.resolve().name, found, FolderStore(path.resolve() / found.prefix))
 
 
-def _read_zip(path: Path) -> Dataset:
-    store = ZipStore(path)
+def _read_tar(path: Path) -> Dataset:
+    store = TarStore(path)
+    if cifar.is_among(member.key for member in store.members):
+        store.close()
+        return cifar.read_archive(path)
+    return _read_archive(path, store, list_tar)
+
+
+Packed = TypeVar("Packed", ZipStore, TarStore)
+
+
+def _read_archive(path: Path, store: Packed, look: Callable[[Packed], Listing]) -> Dataset:
     try:
-        found = layout.arrange(list_zip(store))
+        found = layout.arrange(look(store))
     except BaseException:
         store.close()  # Windows would not let its owner delete or mend it
         raise
     store.prefix = found.prefix
-    return _dataset(path.stem, found, store)
+    return _dataset(re.sub(r"\.(zip|tar|tar\.gz|tgz)$", "", path.name, flags=re.IGNORECASE), found, store)
 
 
-def _dataset(name: str, found: layout.Arranged, store: FolderStore | ZipStore) -> Dataset:
+def _dataset(name: str, found: layout.Arranged, store: Store) -> Dataset:
     digest = fingerprint(found.records, found.classes)
     return Dataset(name, found.records, found.classes, store, digest, found.refused, tuple(found.notes))
 

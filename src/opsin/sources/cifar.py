@@ -11,7 +11,7 @@ import io
 import pickle
 import tarfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -84,9 +84,10 @@ def read_folder(path: Path) -> Dataset:
     return _dataset(path.name, files, path)
 
 
-def is_archive(path: Path) -> bool:
-    """Whether the file can be a packed tar, by its name."""
-    return path.name.lower().endswith((".tar.gz", ".tgz"))
+def is_among(names: Iterable[str]) -> bool:
+    """Whether one of an archive's entries is called like a batch."""
+    batches = set(_names())
+    return any(name.rpartition("/")[2] in batches for name in names)
 
 
 def read_archive(path: Path, name: str = "") -> Dataset:

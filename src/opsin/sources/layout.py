@@ -21,7 +21,7 @@ LAYOUTS = (
 
 
 @dataclass(frozen=True, slots=True)
-class _Placed:
+class Placed:
     """An entry with the names that its path gives it."""
 
     entry: Entry
@@ -62,6 +62,17 @@ def arrange(listing: Listing) -> Arranged:
     return Arranged(records, classes, tuple(refused), prefix, notes)
 
 
+def settle(placed: list[Placed], refused: list[Refusal]) -> Arranged:
+    """Classes and records of entries whose places are known already.
+
+    Raises:
+        DataError: as `arrange` does.
+    """
+    _refuse_nothing(placed, refused)
+    classes = _classes(placed)
+    return Arranged(_records(placed, classes, ""), classes, tuple(refused), "", _missing_classes(placed))
+
+
 def _top(key: str, prefix: str) -> str:
     return key[len(prefix) :].partition("/")[0]
 
@@ -96,7 +107,7 @@ def _split_folders(tops: set[str]) -> dict[str, Split]:
     return splits
 
 
-def _place(entries: list[Entry], prefix: str, splits: dict[str, Split]) -> tuple[list[_Placed], list[Refusal]]:
+def _place(entries: list[Entry], prefix: str, splits: dict[str, Split]) -> tuple[list[Placed], list[Refusal]]:
     placed, loose = [], []
     depth = 2 if splits else 1
     for entry in entries:
@@ -106,11 +117,11 @@ def _place(entries: list[Entry], prefix: str, splits: dict[str, Split]) -> tuple
             continue
         # macOS may write é as two letters: one class must not become two.
         name = unicodedata.normalize("NFC", parts[depth - 1])
-        placed.append(_Placed(entry, name, splits.get(parts[0])))
+        placed.append(Placed(entry, name, splits.get(parts[0])))
     return placed, loose
 
 
-def _refuse_nothing(placed: list[_Placed], refused: list[Refusal]) -> None:
+def _refuse_nothing(placed: list[Placed], refused: list[Refusal]) -> None:
     if placed:
         return
     codes = Counter(refusal.code for refusal in refused)
@@ -118,7 +129,7 @@ def _refuse_nothing(placed: list[_Placed], refused: list[Refusal]) -> None:
     raise DataError("no pictures in class folders", expected="at least two classes", received=received, do=LAYOUTS)
 
 
-def _classes(placed: list[_Placed]) -> tuple[str, ...]:
+def _classes(placed: list[Placed]) -> tuple[str, ...]:
     """Training's class names, or all of them where nothing is marked as training.
 
     Raises:
@@ -151,7 +162,7 @@ def in_order(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(listed, key=int) if whole else listed)
 
 
-def _records(placed: list[_Placed], classes: tuple[str, ...], prefix: str) -> tuple[Record, ...]:
+def _records(placed: list[Placed], classes: tuple[str, ...], prefix: str) -> tuple[Record, ...]:
     index = {name: i for i, name in enumerate(classes)}
     records = (
         Record(p.entry.key[len(prefix) :], index[p.cls], p.split, None, p.entry.size, p.entry.crc) for p in placed
@@ -159,23 +170,29 @@ def _records(placed: list[_Placed], classes: tuple[str, ...], prefix: str) -> tu
     return tuple(sorted(records, key=lambda record: record.key))
 
 
-def _notes(prefix: str, placed: list[_Placed], folders: set[str], splits: dict[str, Split]) -> list[str]:
+def _notes(prefix: str, placed: list[Placed], folders: set[str], splits: dict[str, Split]) -> list[str]:
     notes = [f"everything lies in {prefix}: read from there"] if prefix else []
     if splits and "train" not in splits.values():
         notes.append("no train folder: classes are those of the other folders")
     if empty := _without_records(placed, prefix, folders, 2 if splits else 1):
         notes.append(f"folders that give no record, dropped: {_some(empty)}")
-    for part in ("val", "test"):
-        had = {p.cls for p in placed if p.split == part}
-        if had and (missing := sorted({p.cls for p in placed} - had)):
-            notes.append(f"{part} has no picture of {_some(missing)}")
+    notes += _missing_classes(placed)
     seconds = {p.entry.key[len(prefix) :].split("/")[1].lower() for p in placed} if not splits else set()
     if seconds and seconds <= set(SPLIT_NAMES):
         notes.append("train and test below class folders are not read as splits: put them above the classes")
     return notes
 
 
-def _without_records(placed: list[_Placed], prefix: str, folders: set[str], depth: int) -> list[str]:
+def _missing_classes(placed: list[Placed]) -> list[str]:
+    notes = []
+    for part in ("val", "test"):
+        had = {p.cls for p in placed if p.split == part}
+        if had and (missing := sorted({p.cls for p in placed} - had)):
+            notes.append(f"{part} has no picture of {_some(missing)}")
+    return notes
+
+
+def _without_records(placed: list[Placed], prefix: str, folders: set[str], depth: int) -> list[str]:
     """The split and class folders that gave no record; of those inside one another only the outer."""
     used = {""}
     for p in placed:

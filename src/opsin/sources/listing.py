@@ -1,11 +1,9 @@
-"""What lies in a folder or a zip: candidates with size and CRC-32, folders, and everything refused with its reason."""
+"""What lies in a folder: candidates with size and CRC-32, folders, and everything refused with its reason."""
 
 from __future__ import annotations
 
 import io
 import os
-import stat
-import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..codecs import sniff
-from ..errors import DataError, PictureError
+from ..errors import DataError
 from ..vocabulary import Refusal
-from .stores import LARGEST, UNIX, ZipStore, entry_name, escapes
+from .stores import LARGEST
 
 ENDINGS = frozenset([".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"])
 # What systems leave in folders; names with a leading dot are hidden as well. @eaDir holds thumbnails: near-duplicates.
@@ -71,7 +69,9 @@ class _Place:
 
 
 @dataclass(frozen=True, slots=True)
-class _File:
+class File:
+    """A file to examine, and the key that it gets."""
+
     path: str
     key: str
 
@@ -97,8 +97,8 @@ def list_folder(root: Path) -> Listing:
             elif _is_folder(entry):
                 places.extend(_enter(entry, place, top, found))
             elif _is_usable(entry, key, top, found):
-                files.append(_File(entry.path, key))
-    for result in _in_threads(files):
+                files.append(File(entry.path, key))
+    for result in in_threads(files):
         found.entries.append(result) if isinstance(result, Entry) else found.refused.append(result)
     return found
 
@@ -155,7 +155,7 @@ def _leads_inside(path: str, top: str) -> bool:
     return os.path.isfile(real) and _inside(real, top)
 
 
-def _in_threads(files: list[_File], batch: int = 64) -> Iterable[Entry | Refusal]:
+def in_threads(files: list[File], batch: int = 64) -> Iterable[Entry | Refusal]:
     """Every file looked at, a batch a task: a task for each of 60,000 small files costs more than reading them."""
     batches = [files[start : start + batch] for start in range(0, len(files), batch)]
     with ThreadPoolExecutor(min(8, (os.cpu_count() or 1) + 2)) as pool:
@@ -163,13 +163,13 @@ def _in_threads(files: list[_File], batch: int = 64) -> Iterable[Entry | Refusal
             yield from results
 
 
-def _examine(file: _File) -> Entry | Refusal:
+def _examine(file: File) -> Entry | Refusal:
     """The Entry of a file, or why it is none. The CRC is over its bytes as they are now."""
     try:
         with open(file.path, "rb", buffering=0) as opened:
             size = os.fstat(opened.fileno()).st_size
             head = opened.read(HEAD)
-            refusal = _unfit(file.key, size, lambda: head)
+            refusal = unfit(file.key, size, lambda: head)
             return refusal or Entry(file.key, *_checksum(opened, head))
     except OSError as error:
         return Refusal(file.key, "unreadable", error.strerror or str(error))
@@ -182,7 +182,8 @@ def _checksum(opened: io.FileIO, head: bytes) -> tuple[int, int]:
     return size, crc
 
 
-def _unfit(key: str, size: int, head: Callable[[], bytes]) -> Refusal | None:
+def unfit(key: str, size: int, head: Callable[[], bytes]) -> Refusal | None:
+    """Why a file of this name, size and first bytes is not looked at any further; None where it is."""
     if size == 0:
         return Refusal(key, "empty", "a file of no bytes")
     if not picture_ending(key) and sniff(head()) is None:
@@ -190,70 +191,3 @@ def _unfit(key: str, size: int, head: Callable[[], bytes]) -> Refusal | None:
     if size > LARGEST:
         return Refusal(key, "too-many-bytes", TOO_MANY_BYTES)
     return None
-
-
-# ── a zip ──
-
-
-def list_zip(store: ZipStore) -> Listing:
-    """Look through a zip's directory; only files of no known ending are opened, for their first bytes."""
-    found = Listing()
-    hidden_folders: set[str] = set()
-    for info in store.infos():
-        key = entry_name(info)
-        place = _hidden_place(key)
-        if escapes(key):
-            found.refuse(key, "unsafe-path", "a path that leads out of the archive")
-        elif place.endswith("/"):
-            hidden_folders.add(place.rstrip("/"))
-        elif place:
-            found.refuse(key, "hidden", "a hidden file or folder")
-        else:
-            _admit(store, info, key, found)
-    for key in hidden_folders:
-        found.refuse(key, "hidden", "a hidden file or folder")
-    return found
-
-
-def _hidden_place(key: str) -> str:
-    """The hidden folder that `key` lies in, with a trailing "/"; `key` itself where that is hidden; or nothing.
-
-    >>> _hidden_place("a/.git/x/y"), _hidden_place("a/.x"), _hidden_place("a/b")
-    ('a/.git/', 'a/.x', '')
-    """
-    parts = key.split("/")
-    for depth, part in enumerate(parts, 1):
-        if hidden(part):
-            return "/".join(parts[:depth]) + ("/" if depth < len(parts) else "")
-    return ""
-
-
-def _admit(store: ZipStore, info: zipfile.ZipInfo, key: str, found: Listing) -> None:
-    parts = key.split("/")
-    found.folders.update("/".join(parts[:depth]) for depth in range(1, len(parts)))
-    if key.endswith("/") or not key:
-        return
-    if store.entries[key] is not info:
-        found.refuse(key, "duplicate-name", "a later entry has the same name and counts")
-    elif refusal := _unfit_entry(store, info, key):
-        found.refused.append(refusal)
-    else:
-        found.entries.append(Entry(key, info.file_size, info.CRC))
-
-
-def _unfit_entry(store: ZipStore, info: zipfile.ZipInfo, key: str) -> Refusal | None:
-    if info.create_system == UNIX and stat.S_ISLNK(info.external_attr >> 16):
-        return Refusal(key, "link", "a link, packed as such")
-    if info.flag_bits & 0x1:
-        return Refusal(key, "encrypted", "encrypted; unpack it with its password")
-    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        # zipfile unpacks bzip2 and LZMA without a limit: a small bomb would fill the memory.
-        return Refusal(key, "compression", f"compression method {info.compress_type}; pack it with deflate")
-    return _unfit(key, info.file_size, lambda: _head(store, info, key))
-
-
-def _head(store: ZipStore, info: zipfile.ZipInfo, key: str) -> bytes:
-    try:
-        return store.unpack(info, key, first=HEAD)
-    except PictureError:
-        return b""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import threading
 import zipfile
@@ -36,7 +37,7 @@ class FolderStore:
         """
         try:
             with open(self.root / key, "rb") as file:
-                return _capped(file, key)
+                return _capped(file, key, os.fstat(file.fileno()).st_size)
         except OSError as error:
             raise _unreadable(key, error.strerror or str(error)) from error
 
@@ -144,8 +145,9 @@ def escapes(name: str) -> bool:
     return path.startswith("/") or ".." in path.split("/") or name[1:2] == ":" or "\0" in name
 
 
-def _capped(file: IO[bytes], key: str) -> bytes:
-    data = file.read(LARGEST + 1)
+def _capped(file: IO[bytes], key: str, size: int = LARGEST) -> bytes:
+    """All of the file. `size` is what it is said to have: asking for more costs a buffer of that much."""
+    data = file.read(min(size, LARGEST) + 1)
     if len(data) > LARGEST:
         raise PictureError("too-many-bytes", f"{key} is too large", expected=f"at most {LARGEST:,} bytes")
     return data

@@ -56,7 +56,7 @@ def start(network: nn.Module, job: Job) -> TrainState:
     optimiser = optim.optimiser(
         network, recipe.optim, models.stages(network) if tuned else (), recipe.finetune.layer_decay if tuned else 1.0
     )
-    average = optim.Average(network, recipe.optim.ema) if recipe.optim.ema else None
+    average = optim.Average(network, recipe.optim.ema, pretrained=tuned) if recipe.optim.ema else None
     return TrainState(network, optimiser, micro=recipe.learn.batch, average=average)
 
 

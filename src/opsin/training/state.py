@@ -149,8 +149,11 @@ def _fill(state: TrainState, tensors: dict[str, Tensor], plain: dict[str, Any], 
 
 
 def _fill_optimiser(optimiser: torch.optim.Optimizer, named: dict[str, Tensor]) -> None:
+    weights = [weight for group in optimiser.param_groups for weight in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in named.items():
         index, _, rest = name.partition("/")
+        if value.ndim:  # in the weight's memory layout: fused optimisers walk through memory and ask no strides
+            value = torch.empty_like(weights[int(index)], dtype=value.dtype).copy_(value)
         state.setdefault(int(index), {})[rest] = value
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})

@@ -15,6 +15,7 @@ from ...errors import CallError, OpsinError
 
 VERBS = {
     "demo": "Train on real digits and name what is on real photographs: no network, no data of your own.",
+    "check": "Find what is wrong with the data: refused, copied, leaked, mislabelled, odd.",
     "train": "From a folder of pictures to a tested, saved classifier.",
     "evaluate": "Test a classifier on data, with intervals.",
     "compare": "Is one classifier better than another, by how much, and may it replace it.",

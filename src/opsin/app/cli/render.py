@@ -16,9 +16,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from ... import runs
+from ...checks import Report
 from ...errors import Interrupted
 from ...recipe import Recipe
-from ...vocabulary import SPLITS, Dataset, Event, Scores
+from ...vocabulary import SPLITS, Dataset, Event, Scores, Work
 
 T = TypeVar("T")
 
@@ -163,6 +164,31 @@ def watched(out: Console, work: Generator[Event, None, T]) -> T:
                 watch.show(next(work))
             except StopIteration as end:
                 return end.value  # type: ignore[no-any-return]
+
+
+def counted(out: Console, work: Work[T], what: str, of: int) -> T:
+    """Show how far long work is, of `of` pictures; its result."""
+    with Watch(out) as watch:
+        while True:
+            try:
+                watch.show(Event("progress", 0, 0, {"what": what, "done": next(work), "of": of}))
+            except StopIteration as end:
+                return end.value  # type: ignore[no-any-return]
+
+
+SEVERE = {"error": "bold red", "warning": "yellow", "note": "default"}
+
+
+def findings(out: Console, report: Report) -> None:
+    """One line a finding, what it does to the score and what to do."""
+    out.print(f"{len(report.data):,} pictures · {len(report.findings)} findings", style="bold")
+    for finding in report.findings:
+        out.print(f"\n{finding.severity:<8} {finding.kind}: {finding.text}", style=SEVERE[finding.severity])
+        out.print(f"         {finding.effect}\n         → {finding.do}")
+        for key in finding.records[:3]:
+            out.print(f"         · {key}  {finding.details.get(key, '')}", style="dim")
+        if len(finding.records) > 3:
+            out.print(f"         · … {len(finding.records):,} in all", style="dim")
 
 
 _SHOWN = {"training loss": "loss"}

@@ -23,6 +23,7 @@ from ...errors import CallError
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, mps.")
 @click.option("--precision", default="auto", show_default=True, help="fp32, bf16; auto measures.")
 @click.option("--threads", default=0, type=click.IntRange(min=0), help="Of the CPU; torch decides by default.")
+@click.option("--engine", default="auto", show_default=True, help="Of frozen networks: torch, onnxruntime, openvino.")
 @click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON, and nothing else.")
 def command(
     data: str | None,
@@ -35,6 +36,7 @@ def command(
     device: str,
     precision: str,
     threads: int,
+    engine: str,
     as_json: bool,
 ) -> None:
     """From a folder of pictures to a tested, saved classifier.
@@ -47,7 +49,7 @@ def command(
     from . import render
 
     quiet = render.console(stderr=as_json)
-    how = runs.Execution(device, precision, threads)
+    how = runs.Execution(device, precision, threads, engine)
     if resume:
         if data or recipe or choices or split or out or group:
             raise CallError("--resume", expected="no other choices: the run has made them", received="some")

@@ -1,0 +1,76 @@
+"""`opsin check`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ...errors import CallError
+
+
+@click.command()
+@click.argument("data")
+@click.option("--group", default="", metavar="PATTERN", help="As for opsin train; for a table also a column's name.")
+@click.option("--split", "divide", is_flag=True, help="Divide DATA as opsin train would, and look across its splits.")
+@click.option("--labels/--no-labels", default=None, help="Look for wrong labels; by default up to 20,000 pictures.")
+@click.option("--page", type=click.Path(path_type=Path, dir_okay=False), help="The report; check.html by default.")
+@click.option("--apply", "fixes", type=click.Path(path_type=Path, exists=True), help="Follow a fixes.csv; no checks.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="The new table of --apply.")
+@click.option("--threads", default=2, type=click.IntRange(min=1), show_default=True, help="Processes that decode.")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON, and nothing else.")
+def command(
+    data: str,
+    group: str,
+    divide: bool,
+    labels: bool | None,
+    page: Path | None,
+    fixes: Path | None,
+    out: Path | None,
+    threads: int,
+    as_json: bool,
+) -> None:
+    """Find what is wrong with DATA: every picture is decoded once, in processes that a bad one cannot leave.
+
+    The report is a page with the pictures, where you choose what to keep, exclude, relabel or group; it saves
+    fixes.csv, which --apply turns into a new table of the data. None of your files is changed.
+    """
+    from ... import checks, sources, splits
+    from . import render
+
+    quiet = render.console(stderr=as_json)
+    found = sources.read(data, group=group)
+    if fixes:
+        _apply(quiet, found, fixes, out)
+        return
+    if divide and not any(record.split for record in found.records):
+        found = splits.split(found)
+    wanted = len(found) <= checks.MOST_VECTORS if labels is None else labels
+    probe = None
+    if wanted:
+        from ...checks import probes
+
+        probe = probes.pretrained()
+    report = render.counted(quiet, checks.checking(found, probe=probe, threads=threads), "looking", len(found))
+    if as_json:
+        click.echo(report.to_json())
+        if not page:
+            return
+    else:
+        render.findings(quiet, report)
+    page = page or Path("check.html")
+    report.save(page)
+    quiet.print(f"\nlook at {page}; what you choose there is saved as fixes.csv, and followed by --apply fixes.csv")
+
+
+def _apply(quiet: Any, data: Any, fixes: Path, out: Path | None) -> None:
+    from ... import checks
+    from ...sources import FolderStore
+
+    if out is None:
+        if not isinstance(data.store, FolderStore):
+            raise CallError("--apply", expected="--out TABLE, since an archive cannot take it", received="none")
+        out = data.store.root / "fixed.csv"
+    changed = checks.apply(data, checks.read_fixes(fixes), out)
+    quiet.print(f"{changed:,} records changed or left out in {out}; paths in it are relative to the data's folder")

@@ -1,0 +1,123 @@
+"""Labels that contradict one another, and labels that a classifier which never saw them does not believe.
+
+Confident learning: Northcutt, Jiang and Chuang, "Confident Learning: Estimating Uncertainty in Dataset Labels",
+Journal of Artificial Intelligence Research 70 (2021).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+
+import numpy as np
+
+from .. import duplicates
+from ..vocabulary import Finding
+from .subject import Subject, plural, share
+
+FOLDS = 5
+STRENGTH = 0.01  # scikit-learn's C on standardised vectors, as in features.fit_head
+
+
+def contradictions(subject: Subject) -> list[Finding]:
+    """The same picture in two classes."""
+    pairs = [pair for pair in subject.pairs if subject.class_of[pair.first] != subject.class_of[pair.second]]
+    if not pairs:
+        return []
+    exact = sum(pair.kind != "near" for pair in pairs)
+    members: dict[str, list[str]] = {}
+    for key, name in sorted(duplicates.groups(pairs).items()):
+        members.setdefault(name, []).append(key)
+    keys = tuple(key for group in members.values() for key in group)
+    return [
+        Finding(
+            "contradictions",
+            "error" if exact else "warning",
+            f"{plural(len(pairs), 'pair')} of one picture with two classes, {exact:,} of them exact copies",
+            "no classifier can be right on both: one of each pair is counted wrong, and training is taught both",
+            "look at them and relabel or exclude",
+            keys,
+            tuple(map(tuple, members.values())),
+            {key: f"labelled {subject.class_of[key]}" for key in keys},
+        )
+    ]
+
+
+def suspects(subject: Subject) -> list[Finding]:
+    """Labels that the out-of-fold probabilities contradict, the most suspect first."""
+    if subject.probabilities is None or subject.looks is None:
+        return []
+    records = subject.looks.data.records
+    targets = np.array([-1 if record.target is None else record.target for record in records])
+    rows, better = suspect_rows(subject.probabilities, targets)
+    if not len(rows):
+        return []
+    names = subject.data.classes
+    keys = tuple(records[row].key for row in rows)
+    said = {
+        key: f"labelled {names[targets[row]]}, looks like {names[to]} ({subject.probabilities[row, to]:.2f})"
+        for key, row, to in zip(keys, rows, better)
+    }
+    right = (subject.probabilities.argmax(axis=1) == targets).mean()
+    return [
+        Finding(
+            "labels",
+            "warning",
+            f"{share(len(rows), len(records))} labels are suspect; a classifier of other folds agrees to {right:.1%}",
+            "wrong labels in the test lower the score of a classifier that is right; in train they teach errors",
+            "look at the first ones, relabel what is wrong; the list is an opinion, not a fact",
+            keys,
+            details=said,
+        )
+    ]
+
+
+def suspect_rows(probabilities: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows whose label is suspect, the most suspect first, and the class that each looks like.
+
+    A class's threshold is the mean probability of that class over the records labelled so; a record counts for the
+    most probable class among those whose threshold it reaches, and is suspect when that is not its label. Suspects are
+    ordered by the difference between that class's probability and the label's.
+
+    Args:
+        probabilities: float `(N, K)`, from classifiers that have not seen the record.
+        targets: int `(N,)`; -1 where there is no label.
+    """
+    k = probabilities.shape[1]
+    labelled = targets >= 0
+    thresholds = np.array([probabilities[targets == c, c].mean() if (targets == c).any() else np.inf for c in range(k)])
+    reached = np.where(probabilities >= thresholds, probabilities, -1)
+    better = reached.argmax(axis=1)
+    suspect = labelled & (reached.max(axis=1) >= 0) & (better != targets)
+    rows = np.flatnonzero(suspect)
+    margin = probabilities[rows, better[rows]] - probabilities[rows, targets[rows]]
+    order = np.argsort(-margin, kind="stable")
+    order = order[margin[order] > 0]
+    return rows[order], better[rows[order]]
+
+
+def out_of_fold(
+    vectors: np.ndarray, targets: np.ndarray, classes: int, groups: Mapping[int, str] | None = None
+) -> np.ndarray:
+    """float64 `(N, K)`: probabilities of each record by logistic regressions that were fitted without its fold.
+
+    Args:
+        vectors: float32 `(N, D)`.
+        targets: int `(N,)`, 0…K-1.
+        classes: K.
+        groups: row → group; rows of one group share a fold, so that a copy cannot vouch for a copy.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    groups = groups or {}
+    names = np.unique([groups.get(row, f"\0{row}") for row in range(len(targets))], return_inverse=True)[1]
+    result = np.full((len(targets), classes), 0.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of classes smaller than the folds, and fits that have not quite converged
+        folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
+        for train, test in folds.split(vectors, targets, names):
+            mean, std = vectors[train].mean(axis=0), vectors[train].std(axis=0) + 1e-6
+            fitted = LogisticRegression(C=STRENGTH, max_iter=200).fit((vectors[train] - mean) / std, targets[train])
+            result[np.ix_(test, fitted.classes_)] = fitted.predict_proba((vectors[test] - mean) / std)
+    return result

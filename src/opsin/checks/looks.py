@@ -1,0 +1,147 @@
+"""The one pass over the files that all checks share: every picture is decoded once, in a child process."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import numpy as np
+
+from .. import codecs, duplicates, preprocessing
+from ..errors import PictureError
+from ..isolation import Decoder
+from ..preprocessing import Preprocessing
+from ..vocabulary import Dataset, Record, Refusal, Work
+
+# What is measured of a picture; colours are means in 0…255, sharpness is the mean step between neighbours in a row.
+FACTS = ("width", "height", "bytes", "red", "green", "blue", "contrast", "sharpness",
+         "border red", "border green", "border blue", "border contrast")  # fmt: skip
+BORDER = 0.04  # of the shorter side
+SAMPLED = 100_000  # pixels that means are taken over
+SLICE = 256
+
+
+@dataclass(frozen=True)
+class Looks:
+    """What was seen of N pictures that could be read, row by row those of `data.records`."""
+
+    data: Dataset  # without the refused ones, which its `refused` lists
+    thumbnails: np.ndarray  # uint8 (N, SIDE, SIDE)
+    facts: np.ndarray  # float32 (N, len(FACTS))
+    formats: tuple[str, ...]  # of each file; "" for arrays
+    vectors: np.ndarray | None = None  # float32 (N, D)
+
+    def fact(self, name: str) -> np.ndarray:
+        """float32 `(N,)`: one column of FACTS."""
+        column: np.ndarray = self.facts[:, FACTS.index(name)]
+        return column
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Pictures → vectors: how they are prepared, and what takes uint8 `(B, 3, S, S)` to float32 `(B, D)`."""
+
+    road: Preprocessing
+    vectors: Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class _Seen:
+    thumbnail: np.ndarray
+    facts: list[float]
+    format: str
+    prepared: np.ndarray | None
+
+
+def look(data: Dataset, *, probe: Probe | None = None, threads: int = 2) -> Work[Looks]:
+    """Decode every picture once, each thread in a child process of its own. Long work: yields how many are done.
+
+    Args:
+        data: N records.
+        probe: also make a vector of each picture.
+        threads: children at work at a time. The result does not depend on it.
+    """
+    seen: list[_Seen] = []
+    vectors: list[np.ndarray] = []
+    refused: dict[str, Refusal] = {}
+    for start, results in _in_slices(data, probe.road if probe else None, threads):
+        for result in results:
+            if isinstance(result, Refusal):
+                refused[result.key] = result
+        good = [result for result in results if isinstance(result, _Seen)]
+        if probe and good:
+            vectors.append(probe.vectors(np.stack([result.prepared for result in good])))  # type: ignore[misc]
+        # The prepared pictures are let go of here: they are a hundred times larger than what is kept.
+        seen += [_Seen(result.thumbnail, result.facts, result.format, None) for result in good]
+        yield min(start + SLICE, len(data))
+    left = data.where(lambda record: record.key not in refused)
+    whole = Dataset(**{**vars(left), "refused": (*data.refused, *refused.values())})
+    side = duplicates.SIDE
+    return Looks(
+        whole,
+        np.stack([one.thumbnail for one in seen]) if seen else np.zeros((0, side, side), np.uint8),
+        np.array([one.facts for one in seen], np.float32).reshape(len(seen), len(FACTS)),
+        tuple(one.format for one in seen),
+        np.concatenate(vectors) if vectors else None,
+    )
+
+
+def _in_slices(data: Dataset, road: Preprocessing | None, threads: int) -> Iterator[tuple[int, list[_Seen | Refusal]]]:
+    own = threading.local()
+    with ExitStack() as children, ThreadPoolExecutor(threads) as pool:
+
+        def one(record: Record) -> _Seen | Refusal:
+            if not hasattr(own, "decoder"):
+                own.decoder = children.enter_context(Decoder())
+            return _seen(data, record, own.decoder, road)
+
+        for start in range(0, len(data), SLICE):
+            yield start, list(pool.map(one, data.records[start : start + SLICE]))
+
+
+def _seen(data: Dataset, record: Record, decoder: Decoder, road: Preprocessing | None) -> _Seen | Refusal:
+    try:
+        content = data.store.read(record.key)
+        picture = decoder.decode(content)
+    except PictureError as error:
+        return Refusal(record.key, error.code, str(error))
+    format = codecs.sniff(content) or "" if isinstance(content, bytes) else ""
+    prepared = preprocessing.prepare(road, picture).numpy() if road else None
+    return _Seen(duplicates.thumbnail(picture), facts(picture, record.size), format, prepared)
+
+
+def facts(picture: np.ndarray, size: int) -> list[float]:
+    """The values of FACTS for a picture, uint8 `(H, W, 3)`, in a file of `size` bytes."""
+    height, width = picture.shape[:2]
+    step = max(1, int((height * width / SAMPLED) ** 0.5))
+    some = picture[::step, ::step].astype(np.float32)
+    rows = picture[:: max(1, height // 32), :, 1].astype(np.float32)
+    sharpness = np.abs(np.diff(rows, axis=1)).mean() if width > 1 else 0.0
+    border = _border(picture)
+    return [width, height, size, *some.mean(axis=(0, 1)), some.mean(axis=2).std(), sharpness,
+            *border.mean(axis=0), border.std(axis=0).mean()]  # fmt: skip
+
+
+def _border(picture: np.ndarray) -> np.ndarray:
+    """float32 `(P, 3)`: the pixels along the four sides."""
+    wide = max(1, round(min(picture.shape[:2]) * BORDER))
+    sides = (picture[:wide], picture[-wide:], picture[:, :wide], picture[:, -wide:])
+    return np.concatenate([side.reshape(-1, 3)[:: max(1, side.size // 6000)] for side in sides]).astype(np.float32)
+
+
+def small(data: Dataset, key: str, decoder: Decoder, side: int = 160) -> np.ndarray | None:
+    """The picture of a record, at most `side` pixels a side, uint8 `(h, w, 3)`; None where it cannot be read."""
+    try:
+        picture = decoder.decode(data.store.read(key))
+    except PictureError:
+        return None
+    step = max(1, -(-max(picture.shape[:2]) // side))
+    height, width = (n // step * step for n in picture.shape[:2])
+    blocks = picture[: max(height, 1), : max(width, 1)]
+    if step == 1 or not height or not width:
+        return blocks[:side, :side]
+    means: np.ndarray = blocks.reshape(height // step, step, width // step, step, 3).mean(axis=(1, 3))
+    return means.round().astype(np.uint8)

@@ -1,0 +1,196 @@
+"""What stands in two splits, and how the splits are made up."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from .. import duplicates
+from ..duplicates import Pair
+from ..vocabulary import SPLITS, Finding
+from .looks import FACTS
+from .subject import Subject, plural, share, some
+
+FEW = 10  # pictures of a class, below which its score says little
+UNEVEN = 10  # times the smallest class's pictures
+MOVED = 0.2  # Kolmogorov and Smirnov's distance from which train and test differ by enough to be told
+TELLS = 1e-4  # probability that such a distance is chance
+
+
+def copies(subject: Subject) -> list[Finding]:
+    """The same bytes or pixels, within and across splits."""
+    return _twice(subject, [pair for pair in subject.pairs if pair.kind != "near"], "copies", "exact copies")
+
+
+def near(subject: Subject) -> list[Finding]:
+    """The same picture after an editor had it: encoded anew, resized, mirrored, cropped a little, brightened."""
+    return _twice(subject, [pair for pair in subject.pairs if pair.kind == "near"], "near", "near-duplicates")
+
+
+def _twice(subject: Subject, pairs: Sequence[Pair], kind: str, called: str) -> list[Finding]:
+    across = [pair for pair in pairs if subject.split_of[pair.first] != subject.split_of[pair.second]]
+    within = [pair for pair in pairs if subject.split_of[pair.first] == subject.split_of[pair.second]]
+    return [*_across(subject, across, kind, called), *_within(subject, within, kind, called)]
+
+
+def _across(subject: Subject, pairs: Sequence[Pair], kind: str, called: str) -> list[Finding]:
+    if not pairs:
+        return []
+    groups = _together(pairs)
+    leaked = leaks(subject, pairs)
+    tested = len(subject.data.test)
+    points = 100 * len(leaked) / max(tested, 1)
+    return [
+        Finding(
+            kind,
+            "error" if leaked else "warning",
+            f"{called} across splits: {share(len(leaked), tested)} test pictures are also in train or val"
+            if leaked
+            else f"{called} across train and val: {plural(len(groups), 'group')}",
+            f"they test memory instead of sight: accuracy may be up to {points:.1f} points too good"
+            if leaked
+            else "validation chooses by pictures that were trained on",
+            "exclude them from one of the splits, or split anew: near-duplicates are then kept together",
+            tuple(sorted({key for group in groups for key in group})),
+            groups,
+            _likeness(pairs),
+        )
+    ]
+
+
+def leaks(subject: Subject, pairs: Iterable[Pair]) -> set[str]:
+    """The test records that some pair also has in another split."""
+    found = set()
+    for pair in pairs:
+        for key, other in ((pair.first, pair.second), (pair.second, pair.first)):
+            if subject.split_of[key] == "test" and subject.split_of[other] in ("train", "val"):
+                found.add(key)
+    return found
+
+
+def _within(subject: Subject, pairs: Sequence[Pair], kind: str, called: str) -> list[Finding]:
+    if not pairs:
+        return []
+    groups = _together(pairs)
+    undivided = set(subject.split_of.values()) == {""}
+    where = "no split is given, and opsin's own keeps them together" if undivided else "inside one split"
+    return [
+        Finding(
+            kind,
+            "note" if undivided or kind == "near" else "warning",
+            f"{called}: {plural(sum(map(len, groups)), 'picture')} in {plural(len(groups), 'group')}; {where}",
+            "each counts as often as it is there; there are fewer different pictures than it seems",
+            "exclude all but one of each group, or give each group one name and pass it as group",
+            tuple(sorted({key for group in groups for key in group})),
+            groups,
+            _likeness(pairs),
+        )
+    ]
+
+
+def _together(pairs: Sequence[Pair]) -> tuple[tuple[str, ...], ...]:
+    members: dict[str, list[str]] = defaultdict(list)
+    for key, name in sorted(duplicates.groups(pairs).items()):
+        members[name].append(key)
+    return tuple(map(tuple, members.values()))
+
+
+def _likeness(pairs: Sequence[Pair]) -> dict[str, str]:
+    return {
+        pair.second: f"like {pair.first}: {pair.kind} {pair.similarity:.2f}{', mirrored' * pair.mirrored}"
+        for pair in pairs
+    }
+
+
+def groups(subject: Subject) -> list[Finding]:
+    """One patient, video or sender in two splits."""
+    stands: dict[str, set[str]] = defaultdict(set)
+    for record in subject.data.records:
+        if record.group:
+            stands[record.group].add(record.split or "")
+    divided = {group for group, splits in stands.items() if len(splits) > 1}
+    if not divided:
+        return []
+    keys = tuple(record.key for record in subject.data.records if record.group in divided)
+    return [
+        Finding(
+            "groups",
+            "error",
+            f"{share(len(divided), len(stands))} groups stand in more than one split: {some(sorted(divided))}",
+            "what is known of a group in train helps in test: scores are too good for groups that are new",
+            "move each group into one split, or let opsin split by group",
+            keys,
+        )
+    ]
+
+
+def classes(subject: Subject) -> list[Finding]:
+    """Classes that are missing from a split, too small, or far from even."""
+    data, found = subject.data, []
+    for name in SPLITS:
+        counts = data.part(name).counts()
+        missing = [label for label, n in counts.items() if not n] if any(counts.values()) else []
+        if missing:
+            severe = "error" if name == "train" else "warning"
+            effect = "it can never be named" if name == "train" else "nothing is known of how well it is told apart"
+            found.append(_of_classes(severe, f"{name} has no picture of {some(missing)}", effect, "add some"))
+    counts = data.counts()
+    few = [label for label, n in counts.items() if n < FEW]
+    if few:
+        text = f"fewer than {FEW} pictures of {some(few)}"
+        found.append(_of_classes("warning", text, "its interval will be very wide", "add pictures, or merge classes"))
+    largest, smallest = max(counts, key=counts.__getitem__), min(counts, key=counts.__getitem__)
+    if counts[largest] > UNEVEN * max(counts[smallest], 1):
+        text = f"uneven classes: {counts[largest]:,} of {largest!r}, {counts[smallest]:,} of {smallest!r}"
+        effect = f"always answering {largest!r} scores {share(counts[largest], sum(counts.values()))}; look at macro F1"
+        found.append(_of_classes("note", text, effect, "set class_weights=balanced, or add pictures"))
+    return found
+
+
+def _of_classes(severity: str, text: str, effect: str, do: str) -> Finding:
+    return Finding("classes", severity, text, effect, do)  # type: ignore[arg-type]
+
+
+def drift(subject: Subject) -> list[Finding]:
+    """Whether train and test differ, and by what: each measured fact's distribution (two-sample Kolmogorov-Smirnov)."""
+    from scipy.stats import ks_2samp
+
+    looks = subject.looks
+    if looks is None:
+        return []
+    splits = np.array([record.split or "" for record in looks.data.records])
+    train, test = looks.facts[splits == "train"], looks.facts[splits == "test"]
+    if min(len(train), len(test)) < FEW:
+        return []
+    moved = []
+    for column, name in enumerate(FACTS):
+        result = ks_2samp(train[:, column], test[:, column])
+        if result.statistic > MOVED and result.pvalue < TELLS / len(FACTS):
+            before, after = np.median(train[:, column]), np.median(test[:, column])
+            moved.append((result.statistic, f"{name} (median {before:,.0f} in train, {after:,.0f} in test)"))
+    moved += [(1.0, f"file type ({names})") for names in _types(looks.formats, splits)]
+    if not moved:
+        return []
+    listed = "; ".join(text for _, text in sorted(moved, reverse=True)[:5])
+    return [
+        Finding(
+            "drift",
+            "warning",
+            f"train and test differ in {listed}",
+            "the test tells how well the classifier does on pictures of another kind than it was trained on",
+            "find out where the pictures come from; split anew if they should be alike",
+        )
+    ]
+
+
+def _types(formats: Sequence[str], splits: np.ndarray) -> list[str]:
+    """How the splits differ in their most frequent file type, if they do."""
+    first = {
+        name: Counter(np.array(formats, object)[splits == name]).most_common(1)[0][0]
+        for name in ("train", "test")
+        if (splits == name).any()
+    }
+    different = len(set(first.values())) > 1
+    return [", ".join(f"{name} mostly {kind or 'arrays'}" for name, kind in first.items())] if different else []

@@ -1,0 +1,55 @@
+"""What every check is given, and what they share in telling."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from ..duplicates import Pair
+from ..vocabulary import Dataset
+from .looks import Looks
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Data, what was seen of it, which records are one picture, and what a classifier that never saw them says.
+
+    Attributes:
+        pairs: exact and near-duplicates.
+        probabilities: float `(N, K)`, out of fold, row by row those of `looks.data.records`; None where not computed.
+    """
+
+    data: Dataset
+    looks: Looks | None = None
+    pairs: Sequence[Pair] = ()
+    probabilities: np.ndarray | None = field(default=None, repr=False)
+
+    @cached_property
+    def class_of(self) -> Mapping[str, str]:
+        """Key → class name, "" where unknown."""
+        names = self.data.classes
+        return {r.key: "" if r.target is None else names[r.target] for r in self.data.records}
+
+    @cached_property
+    def split_of(self) -> Mapping[str, str]:
+        """Key → split, "" where it has none."""
+        return {record.key: record.split or "" for record in self.data.records}
+
+
+def share(n: int, of: int) -> str:
+    """A part in words: `12 of 300 (4.0 %)`."""
+    return f"{n:,} of {of:,} ({100 * n / max(of, 1):.1f} %)"
+
+
+def plural(n: int, word: str) -> str:
+    """A number and its noun: `1 picture`, `1,200 pictures`."""
+    return f"{n:,} {word}{'' if n == 1 else 's'}"
+
+
+def some(names: Sequence[str], most: int = 5) -> str:
+    """The first few of many names."""
+    shown = ", ".join(repr(name) for name in names[:most])
+    return shown + (f" … ({len(names):,} in all)" if len(names) > most else "")

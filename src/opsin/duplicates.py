@@ -1,0 +1,343 @@
+"""Pictures that are there twice: the same bytes, the same pixels, or the same picture after an editor had it.
+
+    thumbnails ─ low frequencies ─> candidates (all pairs, exact) ─ aligned, details compared ─> Pairs ─> groups
+
+Near-duplicates are found in two steps. A thumbnail's low frequencies, each divided by what pictures usually have of it,
+make a vector of 48 numbers; of all pairs, mirrored ones too, those of high cosine are candidates. A candidate is
+aligned (scale and shift by Gauss-Newton: Lucas and Kanade 1981) and accepted when the details correlate as well: two
+hands before one wall agree in the low frequencies only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+import numpy as np
+
+from .errors import CallError, PictureError
+from .vocabulary import Dataset, Work
+
+SIDE = 48  # of thumbnails
+LOW = 7  # frequencies a side, in half waves a picture, the mean left out
+NEAR = 0.70  # cosine from which a pair is a candidate
+SURE = 0.90  # correlation of aligned details from which it is one; set on clothing.zip, see bench/duplicates.py
+NEIGHBOURS = 5  # the most candidates of one picture
+CHUNK = 512  # pairs compared at a time
+MOST = 200_000  # pictures that all pairs are looked at of
+BLOCK = 2048
+
+Kind = Literal["bytes", "pixels", "near"]
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two records with one picture; `similarity` 0…1 is the correlation of their details, 1 for exact copies."""
+
+    first: str
+    second: str
+    kind: Kind
+    similarity: float = 1.0
+    mirrored: bool = False
+
+
+# ── the same bytes ──
+
+
+def same_bytes(data: Dataset) -> list[Pair]:
+    """Records whose files are equal: by size and CRC, then by SHA-256. Each with the first of its kind."""
+    suspects: dict[tuple[int, int], list[str]] = defaultdict(list)
+    for record in data.records:
+        suspects[record.size, record.crc].append(record.key)
+    found: list[Pair] = []
+    for keys in suspects.values():
+        if len(keys) > 1:
+            found += _equal(data, keys)
+    return found
+
+
+def _equal(data: Dataset, keys: Sequence[str]) -> list[Pair]:
+    first: dict[bytes, str] = {}
+    found = []
+    for key in keys:
+        try:
+            content = data.store.read(key)
+        except PictureError:  # what cannot be read equals nothing
+            continue
+        raw = content if isinstance(content, bytes) else repr(content.shape).encode() + content.tobytes()
+        other = first.setdefault(hashlib.sha256(raw).digest(), key)
+        if other != key:
+            found.append(Pair(other, key, "bytes"))
+    return found
+
+
+# ── thumbnails ──
+
+
+def thumbnail(picture: np.ndarray) -> np.ndarray:
+    """uint8 `(SIDE, SIDE)`: the picture, uint8 `(H, W, 3)`, in gray (BT.601), each pixel the mean of what it covers."""
+    gray = picture @ np.array([0.299, 0.587, 0.114], np.float32)
+    height, width = gray.shape
+    small: np.ndarray = (_covering(height) @ gray @ _covering(width).T).round().astype(np.uint8)
+    return small
+
+
+@cache
+def _covering(n: int) -> np.ndarray:
+    """float32 `(SIDE, n)`: how much of each of n pixels lies in each of SIDE; rows sum to 1."""
+    edges = np.arange(SIDE + 1) * n / SIDE
+    left, right = edges[:-1, None], edges[1:, None]
+    pixels = np.arange(n)
+    covered = np.minimum(right, pixels + 1) - np.maximum(left, pixels)
+    return (covered.clip(0) * SIDE / n).astype(np.float32)
+
+
+# ── candidates ──
+
+
+@cache
+def _waves() -> np.ndarray:
+    """float32 `(LOW, SIDE)`: cosines of 0…LOW-1 half waves, orthonormal (DCT-II)."""
+    place = (np.arange(SIDE) + 0.5) / SIDE
+    waves = np.cos(np.pi * np.arange(LOW)[:, None] * place) * np.sqrt(2 / SIDE)
+    waves[0] /= np.sqrt(2)
+    single: np.ndarray = waves.astype(np.float32)
+    return single
+
+
+def describe(thumbnails: np.ndarray) -> np.ndarray:
+    """float32 `(N, LOW²-1)`, unit length: low frequencies, each times itself, since pictures have 1/f of them.
+
+    A picture without any contrast gets zeros, and is like nothing.
+    """
+    waves = _waves()
+    low = waves @ thumbnails.astype(np.float32) @ waves.T
+    frequency = np.hypot(*np.mgrid[:LOW, :LOW]).astype(np.float32)
+    flat = (low * frequency).reshape(len(low), LOW * LOW)[:, 1:]
+    length = np.linalg.norm(flat, axis=1, keepdims=True)
+    return np.where(length > SIDE / 4, flat / np.maximum(length, 1e-6), 0).astype(np.float32)
+
+
+@cache
+def _odd() -> np.ndarray:
+    """bool `(LOW²-1,)`: the frequencies that change their sign in a mirror."""
+    return np.tile(np.arange(LOW) % 2 == 1, LOW)[1:]
+
+
+def _candidates(vectors: np.ndarray) -> Work[tuple[np.ndarray, np.ndarray]]:
+    """int64 `(P, 2)` rows of like pairs, each once, and bool `(P,)` whether as mirrors; of all pairs. Long work.
+
+    Where E and O are the products of the even and the odd frequencies, a pair's cosine is E + O and its mirror's E - O.
+    """
+    even, odd = vectors[:, ~_odd()], vectors[:, _odd()]
+    pairs, mirrored = [np.zeros((0, 2), np.int64)], [np.zeros(0, bool)]
+    for start in range(0, len(vectors), BLOCK):
+        block = slice(start, start + BLOCK)
+        sides = odd[block] @ odd.T
+        likeness = even[block] @ even.T
+        likeness += np.abs(sides)
+        likeness[np.arange(len(likeness)), start + np.arange(len(likeness))] = 0
+        rows, columns = np.nonzero(likeness > NEAR)
+        best = _best(rows, likeness[rows, columns])
+        rows, columns = rows[best], columns[best]
+        pairs.append(np.stack([rows + start, columns], axis=1))
+        mirrored.append(sides[rows, columns] < 0)
+        yield start + len(likeness)
+    found, first = np.unique(np.sort(np.concatenate(pairs), axis=1), axis=0, return_index=True)
+    return found, np.concatenate(mirrored)[first]
+
+
+def _best(rows: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """The places of the NEIGHBOURS largest values of each row."""
+    order = np.lexsort((-values, rows))
+    ordered = rows[order]
+    rank = np.arange(len(ordered)) - np.searchsorted(ordered, ordered)
+    best: np.ndarray = order[rank < NEIGHBOURS]
+    return best
+
+
+def near(keys: Sequence[str], thumbnails: np.ndarray) -> Work[list[Pair]]:
+    """Pairs of kind `near`, the surest first. Long work: yields how many pictures were looked at.
+
+    Args:
+        keys: N names.
+        thumbnails: uint8 `(N, SIDE, SIDE)`. Equal ones are a pair with the first of their kind.
+
+    Raises:
+        CallError: for more than MOST pictures.
+    """
+    if len(keys) > MOST:
+        raise CallError("near-duplicates", expected=f"at most {MOST:,} pictures", received=f"{len(keys):,}")
+    alike = _equal_rows(thumbnails)
+    found = [Pair(keys[a], keys[b], "near") for a, b in alike]
+    left = np.setdiff1d(np.arange(len(keys)), np.array([b for _, b in alike], int))
+    vectors = [describe(thumbnails[left[start : start + BLOCK]]) for start in range(0, len(left), BLOCK)]
+    pairs, mirrored = yield from _candidates(np.concatenate([describe(thumbnails[:0]), *vectors]))
+    pairs = left[pairs]
+    for start in range(0, len(pairs), CHUNK):
+        (one, other), flip = pairs[start : start + CHUNK].T, mirrored[start : start + CHUNK, None, None]
+        turned = np.where(flip, thumbnails[other][:, :, ::-1], thumbnails[other])
+        sure = similarity(thumbnails[one], turned)
+        found += [
+            Pair(keys[one[at]], keys[other[at]], "near", round(float(sure[at]), 4), bool(mirrored[start + at]))
+            for at in np.flatnonzero(sure > SURE)
+        ]
+        yield len(keys)
+    return sorted(found, key=lambda pair: (-pair.similarity, pair.first, pair.second))
+
+
+def _equal_rows(thumbnails: np.ndarray) -> list[tuple[int, int]]:
+    """Rows with the same thumbnail, each with the first; those without contrast equal nothing."""
+    first: dict[bytes, int] = {}
+    found = []
+    for row, image in enumerate(thumbnails):
+        other = first.setdefault(image.tobytes(), row)
+        if other != row and image.min() < image.max():
+            found.append((other, row))
+    return found
+
+
+def groups(pairs: Iterable[Pair]) -> dict[str, str]:
+    """Key → group, for every key in a pair: whoever is joined by pairs is one group, named after its first key."""
+    parent: dict[str, str] = {}
+
+    def root(key: str) -> str:
+        parent.setdefault(key, key)
+        while parent[key] != key:
+            parent[key] = parent[parent[key]]
+            key = parent[key]
+        return key
+
+    for pair in pairs:
+        low, high = sorted((root(pair.first), root(pair.second)))
+        parent[high] = low
+    return {key: root(key) for key in parent}
+
+
+# ── aligned, details compared ──
+
+# Everything here is a matrix from the left and one from the right of each picture: smoothing, shifting, scaling.
+HALF = SIDE // 2  # of the pictures that are aligned; details are compared at SIDE
+STEPS = 8
+FARTHEST = 0.15  # of half a picture: where more was cut off, it is another picture
+
+
+def similarity(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """float32 `(P,)`, -1…1: how well the details of two thumbnails agree once one is laid over the other.
+
+    Args:
+        first, second: uint8 `(P, SIDE, SIDE)`, mirrored already where a mirrored pair is asked about.
+    """
+    one, other = first.astype(np.float32), second.astype(np.float32)
+    moves = _alignment(_both(_halved(), one), _both(_halved(), other))
+    rows, columns, inside = _laying(moves, SIDE)
+    turned = columns.transpose(0, 2, 1)
+    seen = inside * _exposed(one) * (rows @ _exposed(other) @ turned)
+    seen = np.where(seen.mean(axis=(1, 2), keepdims=True) > LEAST, seen, inside)
+    laid = rows @ (other - _both(_around(), other)) @ turned
+    details = one - _both(_around(), one)
+    agreed = _standard(_both(_smoothing(SIDE), details), seen) * _standard(_both(_smoothing(SIDE), laid), seen)
+    total: np.ndarray = agreed.sum(axis=(1, 2))
+    return total
+
+
+LEAST = 0.2  # of a picture that must be exposed well for the rest not to count
+
+
+def _exposed(images: np.ndarray) -> np.ndarray:
+    """1 where there can be details, 0 where brightening or darkening has taken them."""
+    return ((images > 4) & (images < 250)).astype(np.float32)
+
+
+def _both(matrix: np.ndarray, images: np.ndarray) -> np.ndarray:
+    result: np.ndarray = matrix @ images @ matrix.T
+    return result
+
+
+def _banded(n: int, weights: Sequence[float]) -> np.ndarray:
+    """float32 `(n, n)`: each row the weights around its place; what would lie outside goes to the border."""
+    matrix = np.zeros((n, n), np.float32)
+    for offset, weight in enumerate(weights, -(len(weights) // 2)):
+        np.add.at(matrix, (np.arange(n), (np.arange(n) + offset).clip(0, n - 1)), weight)
+    return matrix
+
+
+@cache
+def _smoothing(n: int) -> np.ndarray:
+    return _banded(n, (0.25, 0.5, 0.25))
+
+
+@cache
+def _around() -> np.ndarray:
+    return _banded(SIDE, (1 / 9,) * 9)
+
+
+@cache
+def _halved() -> np.ndarray:
+    pairs = np.repeat(np.eye(HALF, dtype=np.float32), 2, axis=1) / 2
+    smoothed: np.ndarray = _smoothing(HALF) @ pairs
+    return smoothed
+
+
+@cache
+def _line(n: int) -> np.ndarray:
+    """float32 `(n,)`: the middles of n pixels, in -1…1."""
+    return ((np.arange(n) + 0.5) * 2 / n - 1).astype(np.float32)
+
+
+def _laying(moves: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Matrices `(P, n, n)` from the left and right that move pictures, and 1 where what is seen lay inside, else 0.
+
+    `moves` `(P, 4)`: y' = y + m2·y + m3 and x' = x + m0·x + m1, in -1…1; between pixels it is linear.
+    """
+    rows, inside_y = _sampling(moves[:, 2:], n)
+    columns, inside_x = _sampling(moves[:, :2], n)
+    return rows, columns, inside_y[:, :, None] * inside_x[:, None, :]
+
+
+def _sampling(moves: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    place = _line(n) + moves[:, :1] * _line(n) + moves[:, 1:]
+    pixel = ((place + 1) * n / 2 - 0.5).clip(0, n - 1)
+    weights = (1 - np.abs(pixel[:, :, None] - np.arange(n, dtype=np.float32))).clip(0)
+    return weights, (np.abs(place) < 1).astype(np.float32)
+
+
+def _centred(images: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    mean = (images * inside).sum(axis=(-2, -1), keepdims=True) / inside.sum(axis=(-2, -1), keepdims=True)
+    result: np.ndarray = (images - mean) * inside
+    return result
+
+
+def _standard(images: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """Mean 0 and length 1 over what is inside, 0 elsewhere."""
+    return _shortened(_centred(images, inside))
+
+
+def _shortened(centred: np.ndarray) -> np.ndarray:
+    length = np.sqrt(np.square(centred).sum(axis=(-2, -1), keepdims=True))
+    result: np.ndarray = centred / np.maximum(length, 1e-3)
+    return result
+
+
+def _alignment(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """The moves `(P, 4)` that lay `other` over `one`, both `(P, HALF, HALF)`: Gauss-Newton on their difference."""
+    slope = _banded(HALF, (-0.5, 0, 0.5)) * (HALF / 2)
+    layers = np.stack([other, other @ slope.T, slope @ other], axis=1)
+    line = _line(HALF)
+    moves = np.zeros((len(one), 4), np.float32)
+    for _ in range(STEPS):
+        rows, columns, inside = _laying(moves, HALF)
+        laid = rows[:, None] @ layers @ columns.transpose(0, 2, 1)[:, None]
+        now, across, down = _centred(laid[:, 0], inside), laid[:, 1], laid[:, 2]
+        length = np.maximum(np.sqrt(np.square(now).sum(axis=(1, 2))), 1e-3)[:, None, None]
+        slopes = np.stack([across * line, across, down * line[:, None], down], axis=1) / length[:, None]
+        flat = _centred(slopes, inside[:, None]).reshape(len(one), 4, -1)
+        residual = (_standard(one, inside) - now / length).reshape(len(one), -1, 1)
+        normal = flat @ flat.transpose(0, 2, 1) + 1e-3 * np.eye(4, dtype=np.float32)
+        step = np.linalg.solve(normal, flat @ residual)[:, :, 0]
+        moves = (moves + step.clip(-0.1, 0.1)).clip(-FARTHEST, FARTHEST)
+    return moves

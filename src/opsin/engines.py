@@ -1,0 +1,196 @@
+"""What executes a network for inference: torch, ONNX Runtime, OpenVINO, behind one call.
+
+    Logits, Features: nn.Module, uint8 pictures → answers ─┬─> torch
+                                                           ├─ exported ─> OpenVINO
+                                                           └─ to_onnx ──> ONNX Runtime, files
+
+Normalisation is inside every engine's graph, traced from `preprocessing.normalise`, so no engine has its own.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from . import models, preprocessing
+from .errors import MachineError, MissingExtra, unknown
+from .preprocessing import Preprocessing
+
+# uint8 (B, 3, S, S), any B of one or more → float32 (B, K) or (B, D)
+Engine = Callable[[np.ndarray], np.ndarray]
+
+EXTRA = "fast"
+CHUNK = 32  # pictures that OpenVINO is given at a time
+
+
+class Logits(nn.Module):
+    """All that follows the geometry: uint8 `(B, 3, S, S)` → logits `(B, K)`."""
+
+    def __init__(self, network: nn.Module, road: Preprocessing) -> None:
+        super().__init__()
+        self.network, self.road = network.eval(), road
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(preprocessing.normalise(self.road, images))  # type: ignore[no-any-return]
+
+
+class Features(Logits):
+    """The same up to the head: uint8 `(B, 3, S, S)` → vectors `(B, D)`."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return models.features(self.network, preprocessing.normalise(self.road, images))
+
+
+@dataclass(frozen=True)
+class How:
+    """What an engine is told. `device` is where the module's weights are; only torch knows others than `cpu`."""
+
+    precision: str = "fp32"
+    threads: int = 1
+    device: str = "cpu"
+
+
+def build(module: Logits, engine: str, how: How) -> Engine:
+    """The engine that runs `module`, as it is now: later changes of its weights reach torch only.
+
+    Args:
+        module: Logits or Features; its road says the pictures' side.
+        engine: a name of ENGINES.
+
+    Raises:
+        CallError: for an unknown engine.
+        MissingExtra: when the engine is not installed.
+        MachineError: when the engine cannot run such a network.
+    """
+    if engine not in ENGINES:
+        raise unknown("engine", engine, ENGINES)
+    make, parts = ENGINES[engine]
+    for part in parts:
+        _optional(part)
+    try:
+        return make(module, how)
+    except Exception as error:  # foreign converters raise what they like
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise MachineError(f"{engine} cannot run this network: {reason}", do="Use the engine torch") from error
+
+
+def installed() -> list[str]:
+    """The names of the engines that are here, torch first; nothing is imported for it."""
+    return [name for name, (_, parts) in ENGINES.items() if all(find_spec(part) for part in parts)]
+
+
+def to_onnx(module: nn.Module, example: Tensor, *, output: str = "logits") -> bytes:
+    """An ONNX model with one input, `images`, and one output, both of a free first dimension, `batch`.
+
+    Args:
+        module: in evaluation mode, on the CPU.
+        example: two or more pictures of the shape and dtype that the model shall take; what is in them is of no matter.
+
+    Raises:
+        MissingExtra: when onnx or onnxscript are not installed.
+    """
+    for part in ("onnx", "onnxscript"):
+        _optional(part)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # of deprecated parts that the exporter itself uses
+        program = torch.onnx.export(
+            module,
+            (example,),
+            dynamo=True,
+            dynamic_shapes=({0: "batch"},),
+            input_names=["images"],
+            output_names=[output],
+            verbose=False,
+        )
+        assert program is not None
+        return bytes(program.model_proto.SerializeToString())
+
+
+def _torch(module: Logits, how: How) -> Engine:
+    kind = how.device.partition(":")[0]
+    if kind == "cpu":
+        torch.set_num_threads(how.threads)
+
+    def run(images: np.ndarray) -> np.ndarray:
+        inputs = torch.from_numpy(images).to(how.device)
+        with torch.no_grad(), torch.autocast(kind, dtype=torch.bfloat16, enabled=how.precision == "bf16"):
+            return module(inputs).float().cpu().numpy()  # type: ignore[no-any-return]
+
+    return run
+
+
+def _onnxruntime(module: Logits, how: How) -> Engine:
+    runtime = _optional("onnxruntime")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = how.threads
+    options.log_severity_level = 3  # errors
+    content = to_onnx(module, _example(module))
+    session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    return lambda images: session.run(None, {"images": images})[0]
+
+
+def _openvino(module: Logits, how: How) -> Engine:
+    openvino = _optional("openvino")
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        # Straight from torch's graph: it takes a third of the time that the way through ONNX takes.
+        model = openvino.convert_model(torch.export.export(module, (_example(module),)))
+    side = module.road.size
+    model.reshape([CHUNK, 3, side, side])  # one shape, so nothing is decided again for another
+    hints = {
+        "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[how.precision],
+        "INFERENCE_NUM_THREADS": how.threads,
+        "NUM_STREAMS": 1,
+    }
+    compiled = openvino.Core().compile_model(model, "CPU", hints)
+    return lambda images: np.concatenate([_padded(compiled, chunk) for chunk in _chunks(images)])
+
+
+def _chunks(images: np.ndarray) -> list[np.ndarray]:
+    return np.split(images, range(CHUNK, len(images), CHUNK))
+
+
+def _padded(compiled: Any, images: np.ndarray) -> np.ndarray:
+    """The answers for up to CHUNK pictures; the place of missing ones is filled."""
+    rest = CHUNK - len(images)
+    filled = np.concatenate([images, np.zeros((rest, *images.shape[1:]), np.uint8)]) if rest else images
+    return np.array(compiled(filled)[0][: len(images)])  # a copy: the next call writes over it
+
+
+def _example(module: Logits) -> Tensor:
+    side = module.road.size
+    return torch.zeros(CHUNK, 3, side, side, dtype=torch.uint8)
+
+
+def _optional(name: str) -> Any:
+    """An optional package, imported now.
+
+    OpenVINO sends what it is used for to Google Analytics, from its import on, and keeps an identity in the home
+    folder, unless its telemetry package is missing: so that is what it finds.
+
+    Raises:
+        MissingExtra: when it is not installed.
+    """
+    if name == "openvino" and name not in sys.modules:
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise MissingExtra(name, EXTRA) from error
+
+
+# name → how it is built, and the packages that it needs
+ENGINES: dict[str, tuple[Callable[[Logits, How], Engine], tuple[str, ...]]] = {
+    "torch": (_torch, ()),
+    "onnxruntime": (_onnxruntime, ("onnxruntime", "onnx", "onnxscript")),
+    "openvino": (_openvino, ("openvino",)),
+}

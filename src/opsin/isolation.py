@@ -1,0 +1,211 @@
+"""Decode what nobody vouches for in a child process: a decoder that crashes, hangs or eats memory costs one picture.
+
+    parent ── length, bytes ──> child: codecs.decode ── a letter, sizes, pixels or a reason ──> parent
+
+The child is a fresh interpreter (spawned, never forked), decodes many files one after the other, and is started anew
+when it dies or is too slow. It gets no files and no environment of ours but what Python needs. Where the system has
+`resource` its address space is limited, and it cannot write files or dump core; elsewhere time is the only limit.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from . import codecs
+from .errors import MachineError, PictureError
+
+SECONDS = 4.0  # for one picture
+MEMORY = 512 * 2**20  # bytes of the child's address space, its 100 MiB of interpreter and libraries included
+
+CODES = {
+    "timeout": "the decoder did not finish in time",
+    "crash": "the decoder crashed on it",
+}
+
+_LENGTH = struct.Struct("<Q")
+_ANSWER = struct.Struct("<cII")  # b"P" height width, then the pixels; b"E" and the length of a JSON text, 0
+_START = "import sys; sys.path[:0] = [{root!r}]; from opsin import isolation; isolation.serve({memory!r})"
+_WARMING = 60.0  # seconds that a new child may take until it listens
+
+
+class Decoder:
+    """Decodes in a child process. For one thread; make one a thread. Close it, or use it in a `with`.
+
+    Args:
+        seconds: for one picture.
+        memory: bytes of address space; a picture takes 10 to 15 bytes a pixel, so 512 MiB hold some 30 megapixels.
+    """
+
+    def __init__(self, *, seconds: float = SECONDS, memory: int = MEMORY) -> None:
+        self.seconds, self.memory = seconds, memory
+        self.started = 0  # children so far
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Decoder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the child, if there is one."""
+        child, self._child = self._child, None
+        if child is None:
+            return
+        child.kill()
+        for pipe in (child.stdin, child.stdout):
+            with suppress(OSError):  # what was not yet written to a dead child
+                pipe.close()  # type: ignore[union-attr]
+        child.wait()
+
+    def decode(self, data: bytes | np.ndarray) -> np.ndarray:
+        """What `codecs.decode` gives, uint8 `(H, W, 3)`. Arrays need no decoder and are taken here.
+
+        Raises:
+            PictureError: with a code of `codecs.CODES`, or `timeout` or `crash`.
+            MachineError: no child can be started.
+        """
+        # What the first bytes tell needs no child, and much of what is no picture at all ends here.
+        if isinstance(data, np.ndarray) or codecs.sniff(data) is None or len(data) > codecs.LIMITS.bytes:
+            return codecs.decode(data)
+        child = self._alive()
+        late = threading.Event()
+        timer = threading.Timer(self.seconds, _end, (child, late))
+        timer.start()
+        try:
+            return _asked(child, data)
+        except (OSError, EOFError) as error:
+            self.close()
+            code = "timeout" if late.is_set() else "crash"
+            raise PictureError(code, CODES[code], received=f"{len(data):,} bytes", do="Leave it out") from error
+        except PictureError:
+            raise
+        except BaseException:  # interrupted in the middle of an answer: the rest of it must not meet the next question
+            self.close()
+            raise
+        finally:
+            timer.cancel()
+
+    def _alive(self) -> subprocess.Popen[bytes]:
+        if self._child is None or self._child.poll() is not None:
+            self.close()
+            self._child = _started(self.memory)
+            self.started += 1
+        return self._child
+
+
+def _end(child: subprocess.Popen[bytes], late: threading.Event) -> None:
+    late.set()
+    child.kill()
+
+
+def _started(memory: int) -> subprocess.Popen[bytes]:
+    code = _START.format(root=str(Path(__file__).resolve().parent.parent), memory=memory)
+    kept = {name: os.environ[name] for name in ("SYSTEMROOT", "PATH", "LD_LIBRARY_PATH") if name in os.environ}
+    kept |= {"OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}  # each thread reserves address space
+    try:
+        child = subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=kept,
+        )
+    except OSError as error:
+        raise MachineError(f"no process to decode in could be started: {error.strerror or error}") from error
+    timer = threading.Timer(_WARMING, child.kill)
+    timer.start()
+    try:
+        _exactly(_out(child), 1)  # it listens; from now on the clock is the pictures'
+    except (OSError, EOFError) as error:
+        child.kill()
+        child.communicate()
+        raise MachineError("the process to decode in ended at once", do=f"Give it more than {memory} bytes") from error
+    finally:
+        timer.cancel()
+    return child
+
+
+def _asked(child: subprocess.Popen[bytes], data: bytes) -> np.ndarray:
+    assert child.stdin is not None
+    child.stdin.write(_LENGTH.pack(len(data)) + data)
+    child.stdin.flush()
+    kind, first, second = _ANSWER.unpack(_exactly(_out(child), _ANSWER.size))
+    if kind == b"E":
+        told = json.loads(_exactly(_out(child), first))
+        raise PictureError(told["code"], told["text"])
+    # A child that was taken over could claim any size: it is held to the limits that it had.
+    if first * second > codecs.LIMITS.pixels:
+        raise EOFError
+    picture = np.empty((first, second, 3), np.uint8)
+    _fill(_out(child), picture.data.cast("B"))
+    return picture
+
+
+def _out(child: subprocess.Popen[bytes]) -> BinaryIO:
+    assert child.stdout is not None
+    return child.stdout  # type: ignore[return-value]
+
+
+def _exactly(file: BinaryIO, size: int) -> bytes:
+    data = file.read(size)
+    if len(data) < size:
+        raise EOFError
+    return data
+
+
+def _fill(file: BinaryIO, place: memoryview) -> None:
+    while place:
+        got = file.readinto(place)  # type: ignore[attr-defined]
+        if not got:
+            raise EOFError
+        place = place[got:]
+
+
+# ── in the child ──
+
+
+def serve(memory: int) -> None:
+    """What the child does until its parent closes the pipe. Never called in the parent."""
+    questions, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    with open(os.devnull, "r+b") as nothing:  # a library that prints must not print into an answer
+        for number in (0, 1, 2):
+            os.dup2(nothing.fileno(), number)
+    _limit(memory)
+    answers.write(b"!")
+    answers.flush()
+    while head := questions.read(_LENGTH.size):
+        _answer(answers, questions.read(_LENGTH.unpack(head)[0]))
+        answers.flush()
+
+
+def _limit(memory: int) -> None:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    for name, most in (("RLIMIT_AS", memory), ("RLIMIT_FSIZE", 0), ("RLIMIT_CORE", 0)):
+        with suppress(ValueError, OSError, AttributeError):  # macOS takes no limit of address space
+            resource.setrlimit(getattr(resource, name), (most, most))
+
+
+def _answer(answers: BinaryIO, data: bytes) -> None:
+    try:
+        picture = codecs.decode(data)
+    except PictureError as error:
+        told = json.dumps({"code": error.code, "text": str(error)}).encode()
+        answers.write(_ANSWER.pack(b"E", len(told), 0) + told)
+        return
+    height, width = picture.shape[:2]
+    answers.write(_ANSWER.pack(b"P", height, width))
+    answers.write(picture.data.cast("B"))

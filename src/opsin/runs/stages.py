@@ -1,0 +1,313 @@
+"""The stages of a run, one after the other: decode, plan, first weights, the loop, save, score."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import shutil
+import statistics
+import time
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from .. import (
+    artefact,
+    augmentation,
+    cache,
+    errors,
+    evaluation,
+    features,
+    losses,
+    metrics,
+    models,
+    optim,
+    plans,
+    preprocessing,
+    sources,
+    splits,
+    training,
+)
+from ..batches import Batches
+from ..cache import Pixels
+from ..classifier import Classifier
+from ..models import weights
+from ..models.small import Small
+from ..plans import Plan
+from ..preprocessing import Preprocessing
+from ..recipe import Recipe
+from ..training import Job, TrainState
+from ..vocabulary import SPLITS, Dataset, Event, Record, Split
+from . import folder as folders
+from .scoring import pictures, told
+
+CHECKPOINT_SECONDS = 60.0
+LARGEST_SIDE = 128  # of pictures that a network learns from scratch, unless a size is asked for
+
+
+@dataclass(frozen=True)
+class Execution:
+    """What may be forced of the plan; `auto` and 0 are measured or left to torch."""
+
+    device: str = "auto"
+    precision: str = "auto"
+    threads: int = 0
+    engine: str = "auto"  # of frozen networks; training is torch's
+
+
+MEASURED = Execution()
+
+
+def check(recipe: Recipe, how: Execution = MEASURED, network: nn.Module | None = None) -> None:
+    """Refuse what no data could make possible, before there is a run's folder to leave behind.
+
+    Raises:
+        CallError: for names that no table holds, a network without published weights, and a device that is not here.
+    """
+    if network is None:
+        models.spec_for(recipe.model.network, 2, 64)
+        if recipe.model.pretrained:
+            weights.pretrained_info(recipe.model.network)
+    losses.loss(recipe.learn.loss)
+    for what, name, table in (
+        ("optimiser", recipe.optim.optimiser, optim.OPTIMISERS),
+        ("schedule", recipe.optim.schedule, optim.SCHEDULES),
+    ):
+        if name not in table:
+            raise errors.unknown(what, name, table)
+    _offered(how), _offered_for_features(how)
+
+
+def _offered(how: Execution) -> list[Plan]:
+    return plans.candidates(device=how.device, precision=how.precision, threads=how.threads)
+
+
+def _offered_for_features(how: Execution) -> list[Plan]:
+    return plans.inference_candidates(
+        device=how.device, precision=how.precision, engine=how.engine, threads=how.threads
+    )
+
+
+def stream(
+    folder: Path, data: Dataset, recipe: Recipe, network: nn.Module | None, how: Execution
+) -> Generator[Event, None, None]:
+    """Every stage of the run in `folder`, which is told and checkpointed on the way. See `runs.work`."""
+    folders.tidy(folder)
+    # Of all records: whoever divides the data again cannot know which are refused.
+    divided = {"split": splits.fingerprint(data), "pictures": pictures(data)}
+    recipe, road, notes = _resolved(recipe, data)
+    yield from map(_note, (*data.notes, *notes))
+    data, pixels, enlarged = yield from _decode(data, recipe, road)
+    folders.keep(folder, recipe, data)
+    yield from (_note(f"refused {r.key}: {r.reason}") for r in data.refused[:5])
+    torch.manual_seed(recipe.seed)
+    spec, built, origin = _network(recipe, len(data.classes), network)
+    job = yield from _planned(folder, built, _job(recipe, pixels, enlarged, road), how)
+    state = training.start(built, job)
+    found = training.load(state, folder / "checkpoint")
+    if not found:
+        yield from _first_weights(built, pixels.part(_in("train")), job, folder, how)
+        state = training.start(built, job)
+    folders.forget_after(folder, state.step)
+    if found:
+        yield _note(f"going on from epoch {state.epoch}, step {state.step}")
+    yield from _trained(state, job, folder)
+    state.network.load_state_dict(state.best or state.weights())
+    facts = _facts(recipe, data, divided, origin)
+    clf = Classifier(state.network.cpu().float(), spec, road, data.classes, facts=facts)
+    yield from _scored(folder, clf, pixels, recipe)
+
+
+def _in(split: Split) -> Callable[[Record], bool]:
+    return lambda record: record.split == split
+
+
+def _note(text: str) -> Event:
+    return Event("notice", 0, 0, {"text": text})
+
+
+def _resolved(recipe: Recipe, data: Dataset) -> tuple[Recipe, Preprocessing, list[str]]:
+    """The recipe with its size and flips decided, the preprocessing that follows, and what a user should know."""
+    size = recipe.pixels.size
+    origin = weights.pretrained_info(recipe.model.network) if recipe.model.pretrained else None
+    if not size:
+        size = origin.size if origin else _size(data)
+    augment, notes = augmentation.resolved(recipe.augment, data.classes)
+    recipe = dataclasses.replace(recipe.set(size=size), augment=augment)
+    road = Preprocessing(size, recipe.pixels.fit)
+    if origin:
+        road = dataclasses.replace(road, mean=origin.mean, std=origin.std, interpolation=origin.interpolation)
+    return recipe, road, notes
+
+
+def _size(data: Dataset) -> int:
+    """A side for learning from scratch: the median shorter side in steps of 32, from 32 to LARGEST_SIDE."""
+    sides = []
+    for record in data.records[:: max(1, len(data) // 64)]:
+        try:
+            sides.append(min(cache.picture(data, record).shape[:2]))
+        except errors.PictureError:
+            continue
+    median = statistics.median(sides) if sides else 32
+    return int(min(LARGEST_SIDE, max(32, round(median / 32) * 32)))
+
+
+def _decode(
+    data: Dataset, recipe: Recipe, road: Preprocessing
+) -> Generator[Event, None, tuple[Dataset, Pixels, Pixels | None]]:
+    """Every picture by the one road, and the training pictures enlarged where the augmentation wants them so."""
+    margin = augmentation.margin(recipe.augment)
+    roads = [road] if margin == 1 else [road, preprocessing.enlarged(road, margin)]
+    data, caches = yield from told(cache.build(data, roads, keep=sources.cache_dir() / "pixels"), "decoding", len(data))
+    yield from (_note(pixels.notice) for pixels in caches if pixels.notice)
+    if not len(data.train):
+        raise errors.DataError(f"{data.name}: no picture to train on", do="Look at data.json for what was refused")
+    return data, caches[0], caches[1] if len(caches) > 1 else None
+
+
+def _network(
+    recipe: Recipe, classes: int, own: nn.Module | None
+) -> tuple[models.NetworkSpec | None, nn.Module, weights.Pretrained | None]:
+    if own is not None:
+        described = models.NetworkSpec(type(own).__name__, classes, recipe.pixels.size)
+        with models.refusals(described):
+            # A copy: the user's module stays as it is, so the same call gives the same model.
+            return None, models.tried(copy.deepcopy(own), described), None
+    model = recipe.model
+    spec = models.spec_for(model.network, classes, recipe.pixels.size, model.pool, model.pretrained)
+    if model.pretrained:
+        network, origin = weights.load(spec)
+        return spec, network, origin
+    return spec, models.build(spec), None
+
+
+def _job(recipe: Recipe, pixels: Pixels, enlarged: Pixels | None, road: Preprocessing) -> Job:
+    learn = recipe.learn
+    train = (enlarged or pixels).part(_in("train"))
+    batch = len(train) if recipe.optim.optimiser == "gd" else learn.batch
+    classes = len(train.data.classes)
+    val = pixels.part(_in("val")) if any(record.split == "val" for record in pixels.data.records) else None
+    weights_ = losses.class_weights(list(train.data.counts().values()), learn.class_weights)
+    batches = Batches(train, batch, recipe.pixels.size, recipe.augment, recipe.seed)
+    return Job(batches, val, classes, weights_, road, recipe, Plan())
+
+
+def _planned(folder: Path, network: nn.Module, job: Job, how: Execution) -> Generator[Event, None, Job]:
+    """The job with the plan of this run before, or the one remembered for such work, or the fastest candidate now."""
+    memory = sources.cache_dir() / "plans.json"
+    recipe = job.recipe
+    plan = folders.plan(folder, "training")
+    if plan is None and not recipe.learn.epochs:
+        plan = _offered(how)[0]
+    if plan is None:
+        offered = _offered(how)
+        work = f"training {recipe.model.network} at {recipe.pixels.size}, batch {recipe.learn.batch}"
+        plan = offered[0] if len(offered) == 1 else plans.remembered(memory, work, offered)
+        if plan is None:
+            plan, seconds = plans.choose(training.rehearsals(network, job, offered))
+            plans.remember(memory, work, plan)
+            yield _note("measured, a step: " + " · ".join(f"{s:.3f} s {p}" for p, s in seconds.items()))
+        folders.keep_plan(folder, "training", plan)
+        yield _note(f"plan: {plan}, {plan.threads} threads" if plan.device == "cpu" else f"plan: {plan}")
+    return dataclasses.replace(job, plan=plan)
+
+
+def _first_weights(
+    network: nn.Module, train: Pixels, job: Job, folder: Path, how: Execution
+) -> Generator[Event, None, None]:
+    """What is computed from the training pictures before any step: a stem that whitens, a head that fits."""
+    if isinstance(network, Small):
+        rows = np.linspace(0, len(train) - 1, min(len(train), 2000)).astype(int)
+        network.fit_stem(preprocessing.normalise(job.preprocessing, train.take(rows)).to(job.plan.device))
+    if job.recipe.model.pretrained and job.recipe.finetune.head == "fitted":
+        vectors = yield from _vectors(network, train, job, folder, how)
+        groups = [record.group for record in train.data.records]
+        (weight, bias), told_ = features.best_head(
+            vectors, train.targets().numpy(), job.classes, groups=groups if any(groups) else None, seed=job.recipe.seed
+        )
+        yield _note(told_)
+        head = models.head(network)
+        with torch.no_grad():
+            head.weight.copy_(torch.from_numpy(weight))
+            head.bias.copy_(torch.from_numpy(bias))
+
+
+def _vectors(
+    network: nn.Module, train: Pixels, job: Job, folder: Path, how: Execution
+) -> Generator[Event, None, np.ndarray]:
+    """The training pictures through the frozen network, by the fastest engine that answers as the reference does."""
+    known = folders.plan(folder, "features")
+    sample = job.val if job.val and len(job.val) >= plans.ENOUGH else train
+    choice = features.settle(
+        network,
+        sample,
+        job.preprocessing,
+        [known] if known else _offered_for_features(how),
+        pictures=len(train),
+        memory=sources.cache_dir() / "plans.json",
+    )
+    yield from map(_note, choice.notes)
+    folders.keep_plan(folder, "features", choice.plan)
+    yield _note(f"plan for features: {choice.plan}, {choice.plan.threads} threads")
+    key = features.key(network, train, job.preprocessing, choice.plan)
+    vectors = features.recall(key)
+    if vectors is None:
+        work = features.extract(network, train, job.preprocessing, choice.plan, ready=choice.engine)
+        vectors = yield from told(work, "features", len(train))
+        yield from map(_note, filter(None, [features.keep(key, vectors)]))
+    return vectors
+
+
+def _trained(state: TrainState, job: Job, folder: Path) -> Iterator[Event]:
+    """The loop, with a checkpoint after every epoch, every minute, and when the listener breaks off."""
+    saved = time.monotonic()
+    try:
+        for event in training.events(state, job):
+            yield event
+            if event.kind == "epoch" or time.monotonic() - saved > CHECKPOINT_SECONDS:
+                training.save(state, folder / "checkpoint")
+                saved = time.monotonic()
+                yield Event("checkpoint", state.epoch, state.step, {})
+    except GeneratorExit:
+        training.save(state, folder / "checkpoint")
+        raise
+
+
+def _facts(recipe: Recipe, data: Dataset, divided: dict[str, str], origin: weights.Pretrained | None) -> dict[str, Any]:
+    return {
+        "name": data.name,
+        "recipe": recipe.to_dict(),
+        "fingerprint": data.fingerprint,
+        **divided,
+        "largest class": max(data.train.counts().items(), key=lambda pair: pair[1])[0],
+        "records": {split: len(data.part(split)) for split in SPLITS},
+        "refused": len(data.refused),
+        "started from": dataclasses.asdict(origin) if origin else None,
+        "licence": origin.license if origin else None,
+    }
+
+
+def _scored(folder: Path, clf: Classifier, pixels: Pixels, recipe: Recipe) -> Iterator[Event]:
+    """Save, load anew, score validation and test from what was loaded, and save once more with the scores."""
+    candidate = folder / "checkpoint" / "candidate"
+    artefact.save(clf, candidate)
+    loaded = artefact.load(candidate, network=clf.network if clf.spec is None else None)
+    scores: dict[str, Any] = {}
+    for split in SPLITS[1:]:
+        if any(record.split == split for record in pixels.data.records):
+            part = pixels.part(_in(split))
+            found = yield from told(evaluation.logits(loaded, part), f"scoring {split}", len(part))
+            evaluation.save_logits(folder / "logits" / f"{split}.npz", part.data, found, clf.classes)
+            expected = evaluation.targets(loaded, part.data)
+            scored = evaluation.score(loaded, found, expected, clf.facts["largest class"])
+            scores[split] = metrics.to_dict(scored)
+    final = dataclasses.replace(loaded, facts={**clf.facts, "scores": scores})
+    folders.write_json(folder / "scores.json", scores)
+    artefact.save(final, folder / "model")  # the last thing: a run with a model is finished
+    shutil.rmtree(candidate, ignore_errors=True)
+    yield Event("scores", recipe.learn.epochs, 0, {split: value["overall"] for split, value in scores.items()})

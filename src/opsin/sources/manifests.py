@@ -1,0 +1,257 @@
+"""A table of paths and classes → Dataset: CSV in any common encoding, or Parquet (extra `parquet`).
+
+One column names pictures below the table's own folder, one their classes; columns called split and group are followed.
+Nothing outside that folder is ever read: absolute paths, `..` and links that lead out are refused, row by row.
+"""
+
+from __future__ import annotations
+
+import codecs as encodings
+import csv
+import dataclasses
+import io
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import CallError, DataError, MissingExtra
+from ..spreadsheets import bare
+from ..vocabulary import Dataset, Refusal, Split
+from . import layout
+from .listing import Entry, File, in_threads
+from .stores import FolderStore, escapes
+
+ENDINGS = (".csv", ".tsv", ".parquet")
+PICTURES = ("picture", "record", "image", "file", "filename", "file_name", "filepath", "file_path", "path",
+            "image_path", "img", "img_path")  # fmt: skip
+TARGETS = ("class", "label", "target", "category", "class_name", "classname", "species", "diagnosis")
+SPLITS = ("split", "set", "subset", "partition")
+LARGEST = 1 << 30  # bytes of a table
+LOOKED_AT = 50  # values of a column that tell whether it names pictures
+
+Table = Mapping[str, Sequence[str]]  # column → its values, all of one length; "" where there is none
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What the user says of a table's columns; "" where nothing."""
+
+    picture: str = ""
+    target: str = ""
+    group: str = ""  # a column or a regular expression
+
+
+def is_manifest(path: Path) -> bool:
+    """Whether the file can be a table of paths, by its name."""
+    return path.suffix.lower() in ENDINGS
+
+
+def read(path: Path, columns: Columns) -> Dataset:
+    """The Dataset of a table. Keys are the paths in it, with "/", relative to its folder.
+
+    Raises:
+        CallError: a column that is named is not there, or no regular expression.
+        DataError: no table, no column of pictures or of classes, fewer than two classes.
+        MissingExtra: pyarrow, for Parquet.
+    """
+    table = _parquet(path) if path.suffix.lower() == ".parquet" else _csv(path)
+    root = path.resolve().parent
+    chosen, notes = _chosen(table, columns, root, path)
+    rows, refused = _rows(table, chosen, root)
+    entries, unread = _examined(rows, root)
+    refused += unread
+    placed = [layout.Placed(entry, rows[entry.key].cls, rows[entry.key].split) for entry in entries]
+    found = layout.settle(placed, sorted(refused, key=lambda refusal: (refusal.key, refusal.code)))
+    groups = {key: row.group for key, row in rows.items() if row.group}
+    if columns.group and columns.group not in table:
+        pattern = layout.pattern_of(columns.group)
+        assert pattern is not None
+        groups = layout.grouped(found.records, pattern)
+    records = tuple(dataclasses.replace(record, group=groups.get(record.key)) for record in found.records)
+    notes += [f"{len(set(groups.values())):,} groups"] if groups else []
+    digest = layout.fingerprint(records, found.classes)
+    return Dataset(path.stem, records, found.classes, FolderStore(root), digest, found.refused,
+                   (*notes, *found.notes))  # fmt: skip
+
+
+# ── the table ──
+
+
+def _csv(path: Path) -> Table:
+    text = _text(path)
+    first = text.partition("\n")[0]
+    # The separator stands in the line of names; a sniffer that also looks at values takes letters for it.
+    separator = max(",;\t|", key=first.count)
+    try:
+        rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True))
+    except csv.Error as error:
+        raise DataError(f"{path} is no CSV: {error}") from error
+    rows = [row for row in rows if any(row)]
+    if not rows or len(set(rows[0])) < len(rows[0]):
+        raise DataError(f"{path} is no table", expected="a first line of different names", received=first[:80] or "''")
+    wrong = [number for number, row in enumerate(rows, 1) if len(row) != len(rows[0])]
+    if wrong:
+        raise DataError(f"{path} is no table", expected=f"{len(rows[0])} values a line",
+                        received=f"{len(rows[wrong[0] - 1])} in line {wrong[0]}")  # fmt: skip
+    return {name.strip(): [bare(row[at]) for row in rows[1:]] for at, name in enumerate(rows[0])}
+
+
+def _text(path: Path) -> str:
+    """The file's text: by its byte-order mark, else UTF-8, else Windows' western code page, which takes any byte."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(LARGEST + 1)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+    if len(data) > LARGEST or b"\0\0" in data[:64]:
+        raise DataError(f"{path} is no table", expected=f"text of at most {LARGEST >> 20} MiB")
+    marked = data.startswith((encodings.BOM_UTF16_LE, encodings.BOM_UTF16_BE))
+    for encoding in ["utf-16"] if marked else ["utf-8-sig", "cp1252"]:
+        try:
+            return data.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+    return data.decode("latin-1")
+
+
+def _parquet(path: Path) -> Table:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise MissingExtra("pyarrow, which reads Parquet,", "parquet") from error
+    try:
+        table = pyarrow.parquet.read_table(path)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"{path} is not a whole Parquet file: {error}"[:300]) from error
+    plain = {name: table.column(name) for name in table.column_names if not pyarrow.types.is_nested(
+        table.schema.field(name).type) and not pyarrow.types.is_binary(table.schema.field(name).type)}  # fmt: skip
+    return {name: ["" if v is None else str(v) for v in column.to_pylist()] for name, column in plain.items()}
+
+
+# ── its columns ──
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    picture: str
+    target: str
+    split: str
+    group: str
+
+
+def _chosen(table: Table, asked: Columns, root: Path, path: Path) -> tuple[_Chosen, list[str]]:
+    for name in filter(None, (asked.picture, asked.target)):
+        if name not in table:
+            raise CallError(f"{path} has no column {name!r}", expected=f"one of {', '.join(table)}")
+    split = _called(table, SPLITS)
+    split = split if {v.lower() for v in table.get(split, ()) if v} <= set(layout.SPLIT_NAMES) else ""
+    group = asked.group if asked.group in table else "" if asked.group else _called(table, ("group",))
+    picture = asked.picture or _picture_column(table, root, path)
+    target = asked.target or _target_column(table, {picture, split, group}, path)
+    used = (picture, target, split, group)
+    said = f"pictures from column {picture!r}, classes from {target!r}"
+    others = [name for name in table if name not in used]
+    said += f"; not used: {', '.join(map(repr, others))}" if others else ""
+    return _Chosen(*used), [said]
+
+
+def _called(table: Table, names: Sequence[str]) -> str:
+    lowered = {name.lower(): name for name in reversed([*table])}
+    return next((lowered[name] for name in names if name in lowered), "")
+
+
+def _picture_column(table: Table, root: Path, path: Path) -> str:
+    """By its name, when it does name pictures; else the one column that does."""
+    named = _called(table, PICTURES)
+    naming = [name for name in table if _names_files(table[name], root)]
+    if named and (named in naming or not naming):
+        return named
+    if len(naming) == 1:
+        return naming[0]
+    raise DataError(f"{path} has no column of pictures", expected="one with paths below the table's folder",
+                    received=", ".join(table), do="Name it with picture=")  # fmt: skip
+
+
+def _names_files(values: Sequence[str], root: Path) -> bool:
+    some = [value for value in values if value][:: max(1, len(values) // LOOKED_AT)]
+    inside = [value for value in some if not escapes(value)]
+    return bool(some) and sum((root / value).is_file() for value in inside) > len(some) / 2
+
+
+def _target_column(table: Table, others: set[str], path: Path) -> str:
+    """By its name; else the one column that is left and repeats its values."""
+    if named := _called({name: table[name] for name in table if name not in others}, TARGETS):
+        return named
+    left = [name for name in table if name not in others and 2 <= len(set(table[name])) <= len(table[name]) / 2]
+    if len(left) == 1:
+        return left[0]
+    raise DataError(f"{path} has no column of classes", expected=f"one called {', '.join(TARGETS[:4])} …",
+                    received=", ".join(table), do="Name it with target=")  # fmt: skip
+
+
+# ── its rows ──
+
+
+@dataclass(frozen=True)
+class _Row:
+    cls: str
+    split: Split | None
+    group: str
+
+
+def _rows(table: Table, chosen: _Chosen, root: Path) -> tuple[dict[str, _Row], list[Refusal]]:
+    """What is said of each picture, once, and the rows that say nothing that can be used."""
+    nothing = [""] * len(table[chosen.picture])
+    columns = (table.get(name, nothing) for name in (chosen.target, chosen.split, chosen.group))
+    rows: dict[str, _Row] = {}
+    refused: list[Refusal] = []
+    said: Counter[str] = Counter()
+    contradicted: dict[str, str] = {}
+    for written, target, split, group in zip(table[chosen.picture], *columns):
+        key = _key(written, root)
+        row = _Row(unicodedata.normalize("NFC", target.strip()), layout.SPLIT_NAMES.get(split.lower()), group)
+        said[key] += 1
+        if problem := _problem(key, row, root):
+            refused.append(problem)
+        elif rows.setdefault(key, row) != row:
+            contradicted[key] = f"{rows[key].cls!r} and {row.cls!r}"
+        elif said[key] > 1:
+            refused.append(Refusal(key, "duplicate-row", "stands in the table twice, and counts once"))
+    for key, classes in contradicted.items():
+        del rows[key]
+        refused.append(Refusal(key, "contradicting-rows", f"rows of the table say different things of it: {classes}"))
+    return rows, refused
+
+
+def _key(written: str, root: Path) -> str:
+    """The path with "/", as in a folder; "\\" is one too unless it is a letter of a name that is there."""
+    key = written.strip()
+    key = key.replace("\\", "/") if os.sep == "\\" or not (root / key).exists() else key
+    return "/".join(part for part in key.split("/") if part != ".") if "./" in key else key
+
+
+def _problem(key: str, row: _Row, root: Path) -> Refusal | None:
+    if not key:
+        return Refusal("", "no-picture", "a row without a path")
+    if escapes(key):
+        return Refusal(key, "unsafe-path", "a path out of the table's folder")
+    if not row.cls:
+        return Refusal(key, "no-class", "a row without a class")
+    real = os.path.realpath(root / key)
+    if not os.path.lexists(root / key):
+        return Refusal(key, "missing", "there is no such file")
+    if os.path.commonpath((real, root)) != str(root):
+        return Refusal(key, "link", "a link out of the table's folder")
+    if not os.path.isfile(real):
+        return Refusal(key, "not-a-picture", "not a regular file")
+    return None
+
+
+def _examined(rows: Mapping[str, _Row], root: Path) -> tuple[list[Entry], list[Refusal]]:
+    results = list(in_threads([File(str(root / key), key) for key in rows]))
+    entries = [result for result in results if isinstance(result, Entry)]
+    return entries, [result for result in results if isinstance(result, Refusal)]

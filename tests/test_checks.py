@@ -1,0 +1,413 @@
+"""Checks: each kind on data where it is planted and where it is not; the report, its page, and the fixes."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from opsin import checks, sources
+from opsin.app import cli
+from opsin.checks import CHECKS, labels, looks, shortcuts
+from opsin.checks.subject import Subject
+from opsin.duplicates import SIDE, Pair
+from opsin.errors import CallError, DataError, MachineError
+from opsin.sources import ArrayStore
+from opsin.vocabulary import SEVERITIES, Dataset, Finding, Record, Refusal, finished
+from test_duplicates import LEAKS, jpeg, scene
+
+
+def data_of(records: list[Record], classes: tuple[str, ...] = ("cat", "dog"), **others: object) -> Dataset:
+    return Dataset("made", tuple(records), classes, ArrayStore({}), "", **others)  # type: ignore[arg-type]
+
+
+def records(split: str | None = None, **counts: int) -> list[Record]:
+    return [
+        Record(f"{split}/{name}/{i}.jpg", index, split)  # type: ignore[arg-type]
+        for index, (name, n) in enumerate(counts.items())
+        for i in range(n)
+    ]
+
+
+def seen(rows: list[Record], **facts: np.ndarray) -> looks.Looks:
+    """Looks with usual values where none are given."""
+    usual = dict.fromkeys(looks.FACTS, 100.0) | {"sharpness": 10.0, "contrast": 40.0, "bytes": 9000.0}
+    rng = np.random.default_rng(0)
+    columns = [facts.get(name, usual[name] + rng.normal(0, 1, len(rows))) for name in looks.FACTS]
+    blank = np.zeros((len(rows), SIDE, SIDE), np.uint8)
+    return looks.Looks(data_of(rows), blank, np.stack(columns, axis=1).astype(np.float32), ("JPEG",) * len(rows))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Ten scenes a class and split, and of each kind one thing that is wrong."""
+    root = tmp_path / "set"
+    for number in range(40):
+        place = root / ("train", "test")[number % 10 > 6] / "ab"[number % 2] / f"{number:02d}.jpg"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(jpeg(scene(number)))
+    (root / "test/a/copy.jpg").write_bytes(jpeg(scene(0)))
+    (root / "test/a/crop.jpg").write_bytes(LEAKS["cropped"](scene(2)))
+    (root / "train/b/wrong.jpg").write_bytes(jpeg(scene(4)))
+    (root / "train/a/cut.jpg").write_bytes(jpeg(scene(50))[:900])
+    Image.new("RGB", (150, 120), (2, 2, 2)).save(root / "train/a/dark.jpg")
+    return root
+
+
+def found(findings: tuple[Finding, ...] | list[Finding], kind: str) -> Finding:
+    (finding,) = (finding for finding in findings if finding.kind == kind)
+    return finding
+
+
+# ── all of it ──
+
+
+def test_a_folder_with_everything_wrong(folder: Path) -> None:
+    report = checks.check(sources.read(folder))
+    copies = [f for f in report.findings if f.kind == "copies"]
+    assert copies[0].severity == "error"
+    assert copies[0].text == "exact copies across splits: 1 of 14 (7.1 %) test pictures are also in train or val"
+    assert "7.1 points too good" in copies[0].effect
+    assert copies[0].together == (("test/a/copy.jpg", "train/a/00.jpg"),)
+    near = found(report.findings, "near")
+    assert near.together == (("test/a/crop.jpg", "train/a/02.jpg"),)
+    wrong = found(report.findings, "contradictions")
+    assert (wrong.severity, wrong.records) == ("error", ("train/a/04.jpg", "train/b/wrong.jpg"))
+    refused = found(report.findings, "unreadable")
+    assert refused.records == ("train/a/cut.jpg",)
+    assert "1 truncated" in refused.text
+    assert "dark" in found(report.findings, "odd").details["train/a/dark.jpg"]
+    assert checks.leaks(report) == {"test/a/copy.jpg"}
+    assert [f.severity for f in report.findings] == sorted((f.severity for f in report.findings), key=SEVERITIES.index)
+
+
+def test_the_quick_part_decodes_nothing(folder: Path, monkeypatch) -> None:
+    monkeypatch.setattr(checks, "look", None)
+    report = checks.quick(sources.read(folder))
+    assert {f.kind for f in report.findings} == {"copies", "contradictions"}
+    assert checks.leaks(report) == {"test/a/copy.jpg"}
+
+
+def test_what_is_clean_has_no_findings(tmp_path: Path) -> None:
+    for number in range(24):
+        place = tmp_path / "ab"[number % 2] / f"{number:02d}.jpg"
+        place.parent.mkdir(exist_ok=True)
+        place.write_bytes(jpeg(scene(number)))
+    assert checks.check(sources.read(tmp_path)).findings == ()
+
+
+def test_only_the_checks_that_are_asked_for(folder: Path) -> None:
+    report = checks.check(sources.read(folder), only=("odd",))
+    assert [f.kind for f in report.findings] == ["odd"]
+    with pytest.raises(CallError, match="Did you mean 'odd'"):
+        checks.check(sources.read(folder), only=("ood",))
+
+
+def test_threads_change_nothing(folder: Path) -> None:
+    data = sources.read(folder)
+    one, three = (finished(looks.look(data, threads=n)) for n in (1, 3))
+    np.testing.assert_array_equal(one.thumbnails, three.thumbnails)
+    np.testing.assert_array_equal(one.facts, three.facts)
+    assert one.data.refused == three.data.refused
+    assert len(one.data) + len(one.data.refused) == len(data)
+
+
+def test_what_is_kept_together(folder: Path) -> None:
+    alike = finished(checks.together(sources.read(folder)))
+    assert alike["test/a/copy.jpg"] == alike["train/a/00.jpg"]
+    assert alike["test/a/crop.jpg"] == alike["train/a/02.jpg"]
+    assert len(alike) == 6
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_every_check_takes_data_that_was_not_looked_at(name: str) -> None:
+    data = data_of([*records("train", cat=30, dog=30), *records("test", cat=20, dog=20)])
+    assert CHECKS[name](Subject(data)) == []
+
+
+# ── splits ──
+
+
+def test_a_group_in_two_splits() -> None:
+    rows = [*records("train", cat=2, dog=2), *records("test", cat=2, dog=2)]
+    rows = [dataclasses.replace(r, group="p1" if i in (0, 4, 5) else f"own{i}") for i, r in enumerate(rows)]
+    finding = CHECKS["groups"](Subject(data_of(rows)))[0]
+    assert finding.text == "1 of 6 (16.7 %) groups stand in more than one split: 'p1'"
+    assert finding.records == tuple(rows[i].key for i in (0, 4, 5))
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ([*records("train", cat=20, dog=20), *records("test", cat=10)], "test has no picture of 'dog'"),
+        (records(None, cat=20, dog=5), "fewer than 10 pictures of 'dog'"),
+        (records(None, cat=200, dog=15), "uneven classes: 200 of 'cat', 15 of 'dog'"),
+    ],
+)
+def test_classes(rows: list[Record], says: str) -> None:
+    assert [finding.text for finding in CHECKS["classes"](Subject(data_of(rows)))] == [says]
+
+
+def test_train_and_test_that_differ_are_told_by_what() -> None:
+    rows = [*records("train", cat=60, dog=60), *records("test", cat=40, dog=40)]
+    rng = np.random.default_rng(1)
+    width = np.where([r.split == "test" for r in rows], 300, 100) + rng.normal(0, 5, len(rows))
+    (finding,) = CHECKS["drift"](Subject(data_of(rows), seen(rows, width=width)))
+    assert finding.text == "train and test differ in width (median 100 in train, 300 in test)"
+    assert CHECKS["drift"](Subject(data_of(rows), seen(rows))) == []
+
+
+def test_leaks_count_test_pictures_once() -> None:
+    rows = [*records("train", cat=2), *records("test", cat=2)]
+    keys = [record.key for record in rows]
+    pairs = [Pair(keys[0], keys[2], "bytes"), Pair(keys[1], keys[2], "near"), Pair(keys[2], keys[3], "near")]
+    assert checks.splits.leaks(Subject(data_of(rows)), pairs) == {keys[2]}
+
+
+# ── labels ──
+
+
+def test_suspect_labels_are_those_that_were_changed() -> None:
+    values, true = load_digits(return_X_y=True)
+    rng = np.random.default_rng(0)
+    changed = rng.choice(len(true), len(true) // 20, replace=False)
+    given = true.copy()
+    given[changed] = (true[changed] + rng.integers(1, 10, len(changed))) % 10
+    probabilities = labels.out_of_fold(values.astype(np.float32), given, 10)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
+    rows, better = labels.suspect_rows(probabilities, given)
+    first = rows[: len(changed)]
+    assert np.isin(first, changed).mean() > 0.8
+    assert (better[: len(changed)][np.isin(first, changed)] == true[first[np.isin(first, changed)]]).mean() > 0.95
+
+
+def test_confident_learning_by_hand() -> None:
+    probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.2, 0.8], [0.86, 0.14], [0.1, 0.9]])
+    targets = np.array([0, 0, 1, 1, 1, -1])  # thresholds: 0.85 and (0.7 + 0.8 + 0.14) / 3 = 0.55
+    rows, better = labels.suspect_rows(probabilities, targets)
+    assert (rows.tolist(), better.tolist()) == ([4], [0])
+
+
+def test_copies_do_not_vouch_for_one_another() -> None:
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(40, 2000)).astype(np.float32)
+    targets = np.arange(40) % 2
+    twice, both = np.concatenate([vectors, vectors]), np.concatenate([targets, targets])
+    alone = labels.out_of_fold(twice, both, 2)
+    grouped = labels.out_of_fold(twice, both, 2, {row: str(row % 40) for row in range(80)})
+    right = [(p.argmax(axis=1) == both).mean() for p in (alone, grouped)]
+    assert right[0] > 0.8
+    assert right[1] < 0.7
+
+
+def test_suspects_are_named_with_what_they_look_like() -> None:
+    rows = records(None, cat=20, dog=20)
+    probabilities = np.array([[0.9, 0.1]] * 20 + [[0.1, 0.9]] * 19 + [[0.95, 0.05]])
+    (finding,) = CHECKS["labels"](Subject(data_of(rows), seen(rows), (), probabilities))
+    assert finding.records == (rows[-1].key,)
+    assert finding.details[rows[-1].key] == "labelled dog, looks like cat (0.95)"
+
+
+# ── pictures and shortcuts ──
+
+
+@pytest.mark.parametrize(
+    ("name", "facts"),
+    [
+        ("dark", {"red": 5, "green": 5, "blue": 5}),
+        ("bright", {"red": 250, "green": 250, "blue": 250}),
+        ("flat", {"contrast": 1}),
+        ("blurred", {"sharpness": 0.5}),
+        ("tiny", {"width": 12, "height": 12}),
+        ("narrow", {"width": 900}),
+        ("gray", {"red": 90, "green": 90, "blue": 90, "border red": 9, "border blue": 9}),
+    ],
+)
+def test_each_kind_of_odd_picture(name: str, facts: dict[str, float]) -> None:
+    rows = records(None, cat=40, dog=40)
+    usual = seen(rows)
+    usual.facts[7, [looks.FACTS.index(fact) for fact in facts]] = [*facts.values()]
+    (finding,) = CHECKS["odd"](Subject(data_of(rows), usual))
+    assert finding.records == (rows[7].key,)
+    assert finding.details[rows[7].key].startswith(name)
+
+
+def test_what_is_measured_of_a_picture() -> None:
+    picture = np.zeros((100, 200, 3), np.uint8)
+    picture[:4], picture[-4:], picture[:, :4], picture[:, -4:] = (9, 99, 199), (9, 99, 199), (9, 99, 199), (9, 99, 199)
+    facts = dict(zip(looks.FACTS, looks.facts(picture, 1234)))
+    assert (facts["width"], facts["height"], facts["bytes"]) == (200, 100, 1234)
+    assert [facts[f"border {c}"] for c in ("red", "green", "blue")] == [9, 99, 199]
+    assert facts["border contrast"] == 0
+    assert facts["blue"] == pytest.approx(picture[..., 2].mean())
+
+
+@pytest.mark.parametrize(
+    ("name", "facts"),
+    [
+        ("the border", {"border red": 128.0, "border green": 128.0, "border blue": 128.0, "border contrast": 0.0}),
+        ("the picture's size", {"width": 333.0}),
+        ("the file's bytes per pixel", {"bytes": 40_000.0}),
+        ("the mean colour", {"blue": 180.0}),
+    ],
+)
+def test_a_planted_shortcut_is_named_in_words(name: str, facts: dict[str, float]) -> None:
+    rows = records(None, cat=60, dog=60, fox=60, owl=60)
+    usual = seen(rows)
+    usual = dataclasses.replace(usual, data=data_of(rows, ("cat", "dog", "fox", "owl")))
+    assert CHECKS["shortcuts"](Subject(usual.data, usual)) == []
+    for fact, value in facts.items():
+        usual.facts[60:120, looks.FACTS.index(fact)] = value
+    findings = CHECKS["shortcuts"](Subject(usual.data, usual))
+    (finding,) = (finding for finding in findings if finding.text.startswith(f"{name} alone tells the class of "))
+    assert finding.severity == "warning"
+    assert re.search(r"gives away 'dog' \(F1 (1\.00|0\.9\d)\)", finding.text)
+
+
+def test_file_types_are_a_shortcut_too() -> None:
+    rows = records(None, cat=60, dog=60)
+    usual = dataclasses.replace(seen(rows), formats=("PNG",) * 60 + ("JPEG",) * 60)
+    (finding,) = CHECKS["shortcuts"](Subject(usual.data, usual))
+    assert "the file's type alone tells the class of 100.0%" in finding.text
+
+
+def test_few_pictures_have_no_shortcuts() -> None:
+    rows = records(None, cat=20, dog=20)
+    usual = seen(rows, width=np.arange(40.0))
+    assert len(rows) < shortcuts.FEWEST
+    assert CHECKS["shortcuts"](Subject(usual.data, usual)) == []
+
+
+# ── the report ──
+
+EVIL = "<img src=x onerror=alert(1)>"
+
+
+def evil_report() -> checks.Report:
+    store = ArrayStore({f"{EVIL}.jpg": np.zeros((300, 200, 3), np.uint8), "b\udce9.jpg": np.ones((9, 9), np.uint8)})
+    rows = (Record(f"{EVIL}.jpg", 0), Record("b\udce9.jpg", 1))
+    data = Dataset("{{ 7*7 }}", rows, (EVIL, "{% x %}"), store, "", (Refusal("</script>", "empty", "no bytes"),))
+    finding = Finding("near", "note", f"{EVIL} text", "effect", "do", tuple(store.pictures), (tuple(store.pictures),))
+    return checks.Report(data, (finding,))
+
+
+def test_names_are_escaped_in_the_page(tmp_path: Path) -> None:
+    evil_report().save(tmp_path / "check.html")
+    text = (tmp_path / "check.html").read_text(encoding="utf-8")
+    assert EVIL not in text
+    assert text.count("<script") == text.count("</script>") == 1
+    assert "{{ 7*7 }}" in text
+    assert text.count("data:image/png;base64,") == 2
+    assert "default-src 'none'" in text
+    assert not re.search(r"(src|href)=\"?https?:", text)
+
+
+def test_the_report_as_json(tmp_path: Path) -> None:
+    evil_report().save(tmp_path / "check.json")
+    facts = json.loads((tmp_path / "check.json").read_text(encoding="utf-8"))
+    assert facts["pictures"] == 2
+    assert facts["findings"][0]["kind"] == "near"
+    assert facts["findings"][0]["records"] == [f"{EVIL}.jpg", "b\udce9.jpg"]
+    with pytest.raises(MachineError):
+        evil_report().save(tmp_path / "none" / "check.html")
+
+
+def test_a_page_shows_so_many_pictures_and_says_nothing_where_nothing_is(monkeypatch) -> None:
+    monkeypatch.setattr(checks.page, "SHOWN", 1)
+    report = evil_report()
+    text = checks.page.html(report.data, report.findings)
+    assert text.count("data:image/png;base64,") == 1
+    assert "Nothing was found" in checks.page.html(report.data, ())
+
+
+# ── fixes ──
+
+
+def fixes(path: Path, *rows: tuple[str, ...]) -> Path:
+    with open(path, "w", newline="", encoding="utf-8-sig") as file:
+        csv.writer(file).writerows([("record", "action", "value", "reason"), *rows])
+    return path
+
+
+def test_fixes_make_a_new_table_and_change_nothing_else(folder: Path, tmp_path: Path) -> None:
+    data = sources.read(folder)
+    decided = fixes(
+        tmp_path / "fixes.csv",
+        ("train/b/wrong.jpg", "relabel", "a", "contradictions"),
+        ("test/a/copy.jpg", "exclude", "", "copies"),
+        ("train/a/02.jpg", "same-group", "g", "near"),
+        ("train/a/06.jpg", "keep", "", ""),
+    )
+    before = {path: path.read_bytes() for path in folder.rglob("*.jpg")}
+    assert checks.apply(data, checks.read_fixes(decided), folder / "fixed.csv") == 3
+    assert {path: path.read_bytes() for path in folder.rglob("*.jpg")} == before
+    after = sources.read(folder / "fixed.csv")
+    assert len(after) == len(data) - 1
+    of = {record.key: record for record in after.records}
+    assert of["train/b/wrong.jpg"].target == 0
+    assert of["train/a/02.jpg"].group == "g"
+    assert [r.code for r in after.refused] == ["no-class"]
+    assert {r.split for r in after.records} == {"train", "test"}
+    assert "exclude,copies" in (folder / "fixed.csv").read_text()
+    with pytest.raises(MachineError, match="could not write"):
+        checks.apply(data, {}, folder / "fixed.csv")
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        (("train/a/02.jpg", "delete", "", ""), "one of keep, exclude"),
+        (("train/a/none.jpg", "exclude", "", ""), "does not have"),
+        (("train/a/02.jpg", "relabel", "fox", ""), "one of a, b"),
+    ],
+)
+def test_fixes_that_cannot_be_followed(folder: Path, tmp_path: Path, row: tuple[str, ...], says: str) -> None:
+    with pytest.raises(DataError, match=says):
+        checks.apply(sources.read(folder), checks.read_fixes(fixes(tmp_path / "f.csv", row)), tmp_path / "out.csv")
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_a_file_of_fixes_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot be read"):
+        checks.read_fixes(tmp_path / "none.csv")
+    (tmp_path / "f.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(DataError, match="columns record, action"):
+        checks.read_fixes(tmp_path / "f.csv")
+    twice = fixes(tmp_path / "f.csv", ("a", "keep", "", ""), ("a", "exclude", "", ""))
+    with pytest.raises(DataError, match="two things of 'a'"):
+        checks.read_fixes(twice)
+
+
+def test_formulas_in_a_new_table_are_guarded(tmp_path: Path) -> None:
+    data = data_of([Record("=1+1.jpg", 0), Record("b.jpg", 1)])
+    checks.apply(data, {"b.jpg": checks.Fix("exclude", "", "@SUM(A1)")}, tmp_path / "out.csv")
+    rows = list(csv.reader(io.StringIO((tmp_path / "out.csv").read_text())))
+    assert rows[1][0] == "'=1+1.jpg"
+    assert rows[2] == ["b.jpg", "", "", "", "exclude", "'@SUM(A1)"]
+
+
+# ── the command ──
+
+
+def test_the_command(folder: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.run(["check", str(folder), "--no-labels"]) == 0
+    out = capsys.readouterr().out
+    assert "exact copies across splits" in out
+    assert "check.html" in out
+    assert (tmp_path / "check.html").stat().st_size > 10_000
+    assert cli.run(["check", str(folder), "--no-labels", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert {finding["kind"] for finding in facts["findings"]} >= {"copies", "near", "contradictions", "odd"}
+    decided = fixes(tmp_path / "fixes.csv", ("test/a/copy.jpg", "exclude", "", "copies"))
+    assert cli.run(["check", str(folder), "--apply", str(decided)]) == 0
+    assert "1 records changed" in capsys.readouterr().out
+    assert (folder / "fixed.csv").exists()

@@ -1,0 +1,162 @@
+"""Tables of paths and classes: encodings, columns, what leads out, and what contradicts itself."""
+
+from __future__ import annotations
+
+import sys
+import zlib
+from pathlib import Path
+
+import pytest
+
+from made import POSIX, codes, folder, keys, picture
+from opsin import sources
+from opsin.errors import CallError, DataError, MissingExtra
+from opsin.vocabulary import Record
+
+NAMES = [f"pics/{number}.jpg" for number in range(8)]
+ROWS = [(name, "dog" if number % 2 else "cat") for number, name in enumerate(NAMES)]
+
+
+def table(root: Path, text: str, *, name: str = "set.csv", encoding: str = "utf-8") -> Path:
+    folder(root, NAMES)
+    path = root / name
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+def lines(head: str, *more: str, rows: list[tuple[str, str]] = ROWS, separator: str = ",") -> str:
+    return "\r\n".join([head, *(separator.join(row) for row in rows), *more, ""])
+
+
+def test_a_table_and_its_records(tmp_path) -> None:
+    data = sources.read(table(tmp_path, lines("image,label")))
+    assert (data.name, data.classes) == ("set", ("cat", "dog"))
+    content = picture(NAMES[1])
+    assert data.records[1] == Record(NAMES[1], 1, None, None, len(content), zlib.crc32(content))
+    assert data.store.read(NAMES[1]) == content
+    assert data.notes == ("pictures from column 'image', classes from 'label'",)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+def test_encodings_and_separators(tmp_path, encoding: str, separator: str) -> None:
+    rows = [(name, "café" if label == "cat" else label) for name, label in ROWS]
+    text = lines(f"file{separator}class", rows=rows, separator=separator)
+    assert sources.read(table(tmp_path, text, encoding=encoding)).classes == ("café", "dog")
+
+
+def test_columns_are_found_by_what_is_in_them(tmp_path) -> None:
+    rows = [(name, f"{label},{number},same") for number, (name, label) in enumerate(ROWS)]
+    data = sources.read(table(tmp_path, lines("x,y,z,w", rows=rows)))
+    assert data.counts() == {"cat": 4, "dog": 4}
+    assert "'x', classes from 'y'; not used: 'z', 'w'" in data.notes[0]
+
+
+def test_columns_can_be_named(tmp_path) -> None:
+    rows = [(name, f"{label},{label}s") for name, label in ROWS]
+    path = table(tmp_path, lines("x,y,z", rows=rows))
+    with pytest.raises(DataError, match=r"no column of classes.*target="):
+        sources.read(path)
+    assert sources.read(path, target="z").classes == ("cats", "dogs")
+    with pytest.raises(CallError, match="no column 'q': expected one of x, y, z"):
+        sources.read(path, picture="q", target="z")
+    with pytest.raises(CallError, match="columns: expected a"):
+        sources.read(tmp_path, target="z")
+
+
+def test_no_column_of_pictures(tmp_path) -> None:
+    with pytest.raises(DataError, match=r"no column of pictures.*picture="):
+        sources.read(table(tmp_path, "a,b\r\n1,2\r\n3,4\r\n"))
+
+
+def test_split_and_group_columns(tmp_path) -> None:
+    rows = [(n, f"{c},{'valid' if i > 5 else 'Train'},p{i // 2}") for i, (n, c) in enumerate(ROWS)]
+    path = table(tmp_path, lines("path,label,split,patient", rows=rows))
+    data = sources.read(path, group="patient")
+    assert [r.split for r in data.records] == ["train"] * 6 + ["val"] * 2
+    assert [r.group for r in data.records] == [f"p{i // 2}" for i in range(8)]
+    assert "4 groups" in data.notes
+    assert {r.group for r in sources.read(path).records} == {None}
+    assert [r.group for r in sources.read(path, group=r"(\d)\.jpg").records] == [str(i) for i in range(8)]
+    other = table(tmp_path, lines("path,label,split,group", rows=[(n, f"{c},fold1,g") for n, c in ROWS]))
+    found = sources.read(other)
+    assert {(r.split, r.group) for r in found.records} == {(None, "g")}
+    assert "not used: 'split'" in found.notes[0]
+
+
+def test_a_class_that_training_lacks_is_named(tmp_path) -> None:
+    rows = [(n, "fox,test" if i == 7 else f"{c},train") for i, (n, c) in enumerate(ROWS)]
+    with pytest.raises(DataError, match="test has a class that training has never seen"):
+        sources.read(table(tmp_path, lines("path,label,split", rows=rows)))
+
+
+def test_rows_that_cannot_be_used_are_refused_with_their_reason(tmp_path) -> None:
+    (tmp_path / "pics").mkdir()
+    (tmp_path / "pics/words.txt").write_bytes(b"words")
+    (tmp_path / "secret.jpg").write_bytes(picture("secret"))
+    root = tmp_path / "set"
+    bad = ["../secret.jpg,cat", f"{tmp_path}/secret.jpg,cat", "C:\\secret.jpg,cat", "pics/none.jpg,cat",
+           "pics/0.jpg,cat", "pics/1.jpg,cat", "pics/2.jpg,", ",cat", "pics,cat", "pics/words.txt,cat"]  # fmt: skip
+    path = table(root, lines("image,label", *bad))
+    (root / "pics/words.txt").write_bytes(b"words")
+    data = sources.read(path)
+    assert codes(data) == {
+        "../secret.jpg": "unsafe-path", f"{tmp_path}/secret.jpg": "unsafe-path", "C:/secret.jpg": "unsafe-path",
+        "pics/none.jpg": "missing", "pics/0.jpg": "duplicate-row", "pics/1.jpg": "contradicting-rows",
+        "pics/2.jpg": "no-class", "": "no-picture", "pics": "not-a-picture", "pics/words.txt": "not-a-picture",
+    }  # fmt: skip
+    assert keys(data) == [name for name in NAMES if name != "pics/1.jpg"]
+
+
+@POSIX
+def test_links_out_of_the_tables_folder_are_refused(tmp_path) -> None:
+    (tmp_path / "secret.jpg").write_bytes(picture("secret"))
+    path = table(tmp_path / "set", lines("image,label", "link.jpg,cat", "in.jpg,cat"))
+    (path.parent / "link.jpg").symlink_to(tmp_path / "secret.jpg")
+    (path.parent / "in.jpg").symlink_to(path.parent / NAMES[0])
+    data = sources.read(path)
+    assert codes(data) == {"link.jpg": "link"}
+    assert "in.jpg" in keys(data)
+
+
+def test_paths_as_windows_writes_them(tmp_path) -> None:
+    rows = [(".\\" + name.replace("/", "\\"), label) for name, label in ROWS]
+    assert keys(sources.read(table(tmp_path, lines("image,label", rows=rows)))) == NAMES
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "no table"),
+        (b"a,a\r\n1,2\r\n", "different names"),
+        (b"image,label\r\npics/0.jpg\r\n", "2 values a line, received 1 in line 2"),
+        (b'image,label\r\n"pics/0.jpg,cat\r\n', "no CSV"),
+        (b"\0" * 200, "no table"),
+    ],
+)
+def test_what_is_no_table_is_a_data_error(tmp_path, content: bytes, says: str) -> None:
+    (tmp_path / "set.csv").write_bytes(content)
+    with pytest.raises(DataError, match=says):
+        sources.read(tmp_path / "set.csv")
+
+
+def test_parquet(tmp_path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    expected = sources.read(table(tmp_path, lines("image,label")))
+    columns = {"image": NAMES, "label": [label for _, label in ROWS], "raw": [b"x"] * 8}
+    parquet.write_table(pyarrow.table(columns), tmp_path / "set.parquet")
+    data = sources.read(tmp_path / "set.parquet")
+    assert (data.fingerprint, data.records) == (expected.fingerprint, expected.records)
+    whole = (tmp_path / "set.parquet").read_bytes()
+    for content in (whole[: len(whole) // 2], b"words", b""):
+        (tmp_path / "set.parquet").write_bytes(content)
+        with pytest.raises(DataError, match="not a whole Parquet file"):
+            sources.read(tmp_path / "set.parquet")
+
+
+def test_parquet_without_pyarrow_names_the_extra(tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    (tmp_path / "set.parquet").write_bytes(b"PAR1")
+    with pytest.raises(MissingExtra, match=r"opsin\[parquet\]"):
+        sources.read(tmp_path / "set.parquet")
