@@ -18,7 +18,7 @@ from opsin.errors import CallError
 from opsin.reports import contents, page
 from opsin.reports.contents import Answers
 from opsin.sources import arrays
-from opsin.vocabulary import Dataset, Refusal
+from opsin.vocabulary import Dataset, Finding, Refusal
 from tiny import ROAD, Net, digits, seeded
 
 EVIL = "<script>alert(1)</script>"
@@ -98,13 +98,15 @@ class Parsed(html.parser.HTMLParser):
 
 
 def test_a_run_is_reported_whole(run: Path, data: Dataset) -> None:
-    found = reports.of_run(run, data, seconds={"training": 75.0})
+    wrong = Finding("leak", "error", "5 pictures are in train and test.", "The score is too good.", "Divide anew.")
+    found = reports.of_run(run, data, seconds={"training": 75.0}, findings=[wrong])
     file = reports.write(found, run, store=data.store)
     text = " ".join(Parsed(file.read_text(encoding="utf-8")).text.split())
     for said in (
         "digits", "recipe “textbook”", "120 pictures from digits.zip", "Not used: 2 files", "1 × truncated",
         "something was noticed", "always “one”", "Temperature 2.000", "“one” is named from 90.0 % certainty on",
         "brightness", "training: 1 min 15 s", "2 threads", "opsin predict digits-1", "Fingerprint of the data: f00",
+        "makes the scores wrong: 5 pictures are in train and test. The score is too good. Divide anew.",
         "--recipe digits-1/recipe.toml", "Loss (smaller is better)",
     ):  # fmt: skip
         assert said in text, said

@@ -13,7 +13,7 @@ import numpy as np
 
 from .. import artefact, calibration, errors, evaluation, metrics
 from ..classifier import Classifier
-from ..vocabulary import SPLITS, Dataset, Score, Scores, finished
+from ..vocabulary import SPLITS, Dataset, Finding, Score, Scores, finished
 
 CONFUSIONS, EXAMPLES = 8, 4  # how many are shown, with how many pictures each
 MISTAKES = 12
@@ -58,13 +58,20 @@ def kept(folder: Path) -> Answers | None:
     return None
 
 
-def of_run(folder: Path, data: Dataset | None = None, *, seconds: Mapping[str, float] | None = None) -> dict[str, Any]:
+def of_run(
+    folder: Path,
+    data: Dataset | None = None,
+    *,
+    seconds: Mapping[str, float] | None = None,
+    findings: Sequence[Finding] = (),
+) -> dict[str, Any]:
     """The contents of the report of a finished run.
 
     Args:
         folder: the run's.
         data: the run's data, for slices by brightness and size; left out where it is None.
         seconds: how long each stage took, by its name.
+        findings: what `opsin check` found in the data.
 
     Raises:
         CallError: when there is no finished run in `folder`.
@@ -83,7 +90,7 @@ def of_run(folder: Path, data: Dataset | None = None, *, seconds: Mapping[str, f
         data=part,
     )
     return found | {
-        "data": _data(known),
+        "data": _data(known, findings),
         "learning": _learning(folder / "events.jsonl"),
         "speed": _speed(folder, seconds or {}),
         "run": folder.name,
@@ -208,13 +215,14 @@ def _asked(facts: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _data(known: Mapping[str, Any]) -> dict[str, Any]:
+def _data(known: Mapping[str, Any], findings: Sequence[Finding] = ()) -> dict[str, Any]:
     refused = known["refused"]
     counts = {split: dict(each) for split, each in known["counts"].items() if sum(each.values())}
     return {
         "counts": counts,
         "total": sum(sum(each.values()) for each in counts.values()),
         "notes": list(known["notes"]),
+        "findings": [{name: getattr(one, name) for name in ("severity", "text", "effect", "do")} for one in findings],
         "refused": refused[:REFUSED],
         "refused in all": len(refused),
         "refused by reason": dict(Counter(one["code"] for one in refused).most_common()),
