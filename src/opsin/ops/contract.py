@@ -66,6 +66,20 @@ class Op:
         """The first line of its explanation."""
         return (self.function.__doc__ or "").partition("\n")[0]
 
+    @property
+    def explanation(self) -> str:
+        return inspect.getdoc(self.function) or ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values: all that a form needs."""
+        facts = {"name": self.name, "family": self.family, "kind": self.kind, "channels": list(self.channels)}
+        parameters = [
+            {"name": p.name, "type": p.type.__name__, "default": p.default, "choices": list(p.choices)}
+            | {"bounds": p.bounds, "doc": p.doc}
+            for p in self.parameters
+        ]
+        return {**facts, "reference": self.reference, "explanation": self.explanation, "parameters": parameters}
+
     def settings(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Every parameter's value: those that are given, checked, and the defaults of the others.
 

@@ -18,7 +18,8 @@ VERBS = {
     "train": "From a folder of pictures to a tested, saved classifier.",
     "evaluate": "Test a classifier on data, with intervals.",
     "predict": "Name what is on pictures: files, folders, zips.",
-    "list": "What there is: models, recipes, datasets, runs.",
+    "process": "Put pictures through operations, from folder to folder.",
+    "list": "What there is: models, recipes, operations, datasets, runs.",
 }
 
 
