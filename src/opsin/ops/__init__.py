@@ -5,7 +5,8 @@ One rule for what goes in and what comes out:
 - A numpy picture, `(H, W, 3)` or gray `(H, W)`, gives a numpy picture. (`(H, W, 1)` is gray as well.)
 - A torch tensor, `(C, H, W)` or a batch `(B, C, H, W)` with C = 1 or 3, on any device, gives a tensor on that device.
 - Values are uint8, or float32 in 0…1. An image operation keeps dtype, range and number of channels.
-- A batch is as its pictures one by one. The input is never changed, and the result shares no memory with it.
+- A batch is as its pictures one by one; float32 within 1e-6.
+- The input is never changed, and the result shares no memory with it.
 
 What an operation makes of an image is its `kind`: an `image`; a `map` of labels, int32 `(H, W)` or `(B, H, W)`; a
 `number`, float, or float64 `(B,)`; `bytes`, or a list of them. Pictures that are none, and parameters out of bounds,

@@ -98,7 +98,7 @@ def _matched(channel: np.ndarray, reference: np.ndarray) -> np.ndarray:
     _, places, counts = np.unique(channel, return_inverse=True, return_counts=True)
     values, wanted = np.unique(reference, return_counts=True)
     shares = np.interp(np.cumsum(counts) / channel.size, np.cumsum(wanted) / reference.size, values)
-    return shares[places].reshape(channel.shape)  # type: ignore[no-any-return]
+    return shares[places].reshape(channel.shape)
 
 
 FAMILY = (gray, hsv, lab, white_balance, invert, posterise, normalise, match_histogram)

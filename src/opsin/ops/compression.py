@@ -190,12 +190,12 @@ def reopened(data: bytes | list[bytes], image: Image) -> Image:
     """What compression left: the pictures in `data`, in the form, dtype and channels of `image`, which they were."""
     given = Given(image, (1, 3), "reopened")
     parts = data if isinstance(data, list) else [data]
-    return given.returned([decoded(part, _pixels(given)) for part in parts], "image")  # type: ignore[no-any-return]
+    return given.returned([decoded(part, _pixels(given)) for part in parts], "image")
 
 
 def _pixels(given: Given) -> np.ndarray:
     """The first picture, uint8 `(H, W, C)`."""
-    return next(given.items("8 bits"))  # type: ignore[no-any-return]
+    return next(given.items("8 bits"))
 
 
 # --- the curve --------------------------------------------------------------------------------------------------------
@@ -222,7 +222,7 @@ def rate_distortion(
     encoders = {"jpeg": jpeg, "webp": webp, "avif": avif}
     if format not in encoders:
         raise unknown("format", format, encoders)
-    return [_rate(image, encoders[format](image, quality=at), at) for at in qualities]  # type: ignore[operator]
+    return [_rate(image, encoders[format](image, quality=at), at) for at in qualities]
 
 
 def _rate(image: np.ndarray | Tensor, data: bytes, quality: float) -> Rate:

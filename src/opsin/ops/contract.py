@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib
 import inspect
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 from .. import params
-from ..errors import CallError
+from ..errors import CallError, MissingExtra
 
 Form = Literal["tensors", "floats", "pictures", "8 bits", "gray", "gray 8 bits"]
 Kind = Literal["image", "map", "number", "bytes"]
@@ -91,7 +92,7 @@ class Op:
 
 def op(function: Callable[..., Any]) -> Op:
     """The Op that a decorated function is."""
-    return function.op  # type: ignore[attr-defined,no-any-return]
+    return function.op  # type: ignore[attr-defined]
 
 
 # --- declaring --------------------------------------------------------------------------------------------------------
@@ -251,7 +252,7 @@ def _check_pair(images: Sequence[Given], declared: Op) -> None:
 
 def _viewed(picture: np.ndarray) -> Tensor:
     """(C, H, W): the same memory where torch can read it."""
-    if not (picture.flags.writeable and picture.flags.c_contiguous):
+    if not (picture.flags.writeable and picture.flags.c_contiguous and min(picture.strides) > 0):
         picture = np.array(picture, order="C")
     return torch.from_numpy(picture if picture.ndim == 3 else picture[..., None]).permute(2, 0, 1)
 
@@ -302,3 +303,15 @@ FORMS: dict[Form, Callable[[Tensor], Any]] = {
     "gray": lambda image: _picture(gray(_floats(image[None]))[0])[..., 0],  # float32 (H, W)
     "gray 8 bits": lambda image: _picture(_bytes(gray(_floats(image[None]))[0]))[..., 0],  # uint8 (H, W)
 }
+
+
+def skimage(part: str) -> Any:
+    """A part of scikit-image, which is imported only here and only when it is needed.
+
+    Raises:
+        MissingExtra: when it is not installed.
+    """
+    try:
+        return importlib.import_module(f"skimage.{part}")
+    except ModuleNotFoundError:
+        raise MissingExtra("scikit-image", "ops") from None

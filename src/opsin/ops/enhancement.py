@@ -14,8 +14,7 @@ import torch
 from annotated_types import Interval, doc
 from torch import Tensor
 
-from ..errors import MissingExtra
-from .contract import gray, image_op
+from .contract import gray, image_op, skimage
 
 
 @image_op("floats")
@@ -150,11 +149,7 @@ def total_variation(
     image: np.ndarray, *, weight: Annotated[float, Interval(ge=0.001, le=10), doc("larger is smoother")] = 0.1
 ) -> np.ndarray:
     """The picture nearby with little total variation: flat areas, clear edges (Chambolle 2004)."""
-    try:
-        from skimage.restoration import denoise_tv_chambolle
-    except ImportError:
-        raise MissingExtra("scikit-image", "ops") from None
-    return denoise_tv_chambolle(image, weight=weight, channel_axis=-1).astype(np.float32)  # type: ignore[no-any-return]
+    return skimage("restoration").denoise_tv_chambolle(image, weight=weight, channel_axis=-1).astype(np.float32)
 
 
 FAMILY = (

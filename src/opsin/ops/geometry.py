@@ -120,7 +120,7 @@ def pad(
     if border == "constant":
         return functional.pad(image, [left, right, top, bottom], value=_level(image, fill))
     rows, columns = (
-        torch.from_numpy(np.pad(np.arange(length), sides, border)).to(image.device)  # type: ignore[arg-type,call-overload]
+        torch.from_numpy(np.pad(np.arange(length), sides, border)).to(image.device)
         for length, sides in zip(image.shape[-2:], ((top, bottom), (left, right)))
     )
     return image.index_select(-2, rows).index_select(-1, columns)

@@ -53,7 +53,7 @@ def colours(labels: np.ndarray) -> np.ndarray:
     table = np.stack([hues, np.full_like(hues, 200), np.full_like(hues, 255)], axis=-1)[None]
     table = cv2.cvtColor(table, cv2.COLOR_HSV2RGB)[0]
     table[0] = 0
-    return table[labels]  # type: ignore[no-any-return]
+    return table[labels]
 
 
 def overlay(picture: np.ndarray, labels: np.ndarray, *, strength: float = 0.5) -> np.ndarray:

@@ -5,14 +5,14 @@ Thresholds look at the gray picture. Nothing here is drawn at random: the same p
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import cv2
 import numpy as np
 from annotated_types import Interval, doc
 
-from ..errors import CallError, MissingExtra
-from .contract import map_op
+from ..errors import CallError
+from .contract import map_op, skimage
 
 Dark = Annotated[bool, doc("what is dark is the object, not what is bright")]
 Part = Annotated[float, Interval(ge=0, le=1), doc("fraction of the side")]
@@ -27,15 +27,15 @@ def otsu(image: np.ndarray, *, dark: Dark = False) -> np.ndarray:
 def _foreground(image: np.ndarray, dark: bool) -> np.ndarray:
     """bool `(H, W)`."""
     threshold, _ = cv2.threshold(image, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
-    return (image <= threshold) if dark else (image > threshold)
+    return image <= threshold if dark else image > threshold
 
 
 @map_op("gray 8 bits")
-def multi_otsu(image: np.ndarray, *, classes: Annotated[int, Interval(ge=2, le=5), doc("of gray")] = 3) -> np.ndarray:
+def multi_otsu(image: np.ndarray, *, classes: Annotated[int, Interval(ge=2, le=4), doc("of gray")] = 3) -> np.ndarray:
     """0, 1, 2, … by the thresholds that part the gray best into so many classes (Liao, Chen & Chung 2001)."""
     if len(np.unique(image)) < classes:
         return np.unique(image, return_inverse=True)[1].reshape(image.shape)
-    thresholds = _skimage("filters").threshold_multiotsu(image, classes)
+    thresholds = skimage("filters").threshold_multiotsu(image, classes)
     return np.digitize(image, thresholds, right=True)
 
 
@@ -67,7 +67,7 @@ def kmeans(image: np.ndarray, *, classes: Annotated[int, Interval(ge=2, le=32), 
     stop = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 50, 1e-4)
     _, found, centres = cv2.kmeans(pixels, classes, first[:, None], stop, 1, cv2.KMEANS_USE_INITIAL_LABELS)
     rank = np.argsort(np.argsort(centres.mean(axis=1), kind="stable"))
-    return rank[found.reshape(image.shape[:2])]  # type: ignore[no-any-return]
+    return rank[found.reshape(image.shape[:2])]
 
 
 @map_op("pictures")
@@ -79,7 +79,7 @@ def slic(
 ) -> np.ndarray:
     """1, 2, 3, …: superpixels, small regions of one colour (Achanta et al. 2012)."""
     colour = image.shape[2] == 3
-    return _skimage("segmentation").slic(  # type: ignore[no-any-return]
+    return skimage("segmentation").slic(
         image if colour else image[..., 0],
         n_segments=min(segments, image[..., 0].size),
         compactness=compactness if colour else compactness / 100,  # gray spans 0…1, L* of Lab 0…100
@@ -107,7 +107,7 @@ def watershed(
     deepest = np.zeros(count)
     np.maximum.at(deepest, whole, depth)
     _, cores = cv2.connectedComponents((inside & (depth > core * deepest[whole])).astype(np.uint8), connectivity=8)
-    return _skimage("segmentation").watershed(-depth, cores, mask=inside)[1:-1, 1:-1]  # type: ignore[no-any-return]
+    return skimage("segmentation").watershed(-depth, cores, mask=inside)[1:-1, 1:-1]
 
 
 @map_op("8 bits", channels=(3,))
@@ -156,15 +156,7 @@ def connected(mask: np.ndarray, smallest: int = 1) -> np.ndarray:
     kept = facts[:, cv2.CC_STAT_AREA] >= smallest
     kept[0] = False
     number = np.where(kept, np.cumsum(kept), 0)
-    return number[found].astype(np.int32)  # type: ignore[no-any-return]
-
-
-def _skimage(part: str) -> Any:
-    try:
-        import skimage
-    except ImportError:
-        raise MissingExtra("scikit-image", "ops") from None
-    return getattr(skimage, part)
+    return number[found].astype(np.int32)
 
 
 FAMILY = (otsu, multi_otsu, adaptive, kmeans, slic, watershed, grabcut, components)
