@@ -2,7 +2,7 @@
 
 References are written here in float64, by the published formula, or come from scipy, scikit-image or the standard
 library where the operation calls torch or OpenCV. Each is tried on random, constant, 1 × 1, odd-sized, gray and colour
-pictures, in float32 and uint8. `LEVELS` is the tolerance in 8-bit levels, beyond the rounding of uint8.
+pictures, in float32 and uint8, within a tolerance in 8-bit levels; 0 is exact.
 """
 
 from __future__ import annotations
@@ -237,11 +237,8 @@ def equalised(levels: np.ndarray) -> np.ndarray:
 def clahe(levels: np.ndarray, clip: float = 3.0, tiles: int = 4) -> np.ndarray:
     """Zuiderveld 1994: clipped histograms of tiles, excess spread evenly, tables interpolated between tile centres."""
     rows, columns = levels.shape
-    grown = (
-        np.pad(levels, ((0, -rows % tiles), (0, -columns % tiles)), "reflect")
-        if rows % tiles or columns % tiles
-        else levels
-    )
+    pad = [(0, tiles - n % tiles if rows % tiles or columns % tiles else 0) for n in levels.shape]  # so does OpenCV
+    grown = np.pad(levels, pad, "reflect")
     high, wide = grown.shape[0] // tiles, grown.shape[1] // tiles
     limit = max(1, int(clip * high * wide / 256))
     tables = np.empty((tiles, tiles, 256))
@@ -388,13 +385,13 @@ def top_hat(image: Picture) -> Picture:
 
 IMAGES: dict[str, list[tuple[dict[str, Any], Reference, float]]] = {
     "resize": [
-        ({"width": 9, "height": 40}, lambda image: resized(image, 40, 9), 0.6),
-        ({"width": 8, "height": 9, "mode": "bicubic"}, lambda image: resized(image, 9, 8, cubic(-0.5)), 1.1),
-        ({"width": 50, "height": 9, "antialias": False}, lambda image: resized(image, 9, 50, antialias=False), 0.6),
+        ({"width": 9, "height": 40}, lambda image: resized(image, 40, 9), 0.01),
+        ({"width": 8, "height": 9, "mode": "bicubic"}, lambda image: resized(image, 9, 8, cubic(-0.5)), 0.01),
+        ({"width": 50, "height": 9, "antialias": False}, lambda image: resized(image, 9, 50, antialias=False), 0.01),
         (
             {"width": 50, "height": 41, "mode": "bicubic", "antialias": False},
             lambda image: resized(image, 41, 50, cubic(-0.75), antialias=False),
-            1.1,
+            0.01,
         ),
         ({"width": 10, "height": 45, "mode": "nearest"}, lambda image: nearest(image, 45, 10), 0),
     ],
@@ -404,40 +401,40 @@ IMAGES: dict[str, list[tuple[dict[str, Any], Reference, float]]] = {
         (
             {"top": 9, "bottom": 40, "left": 3, "right": 5, "border": mode, "fill": 0.5},
             padded(mode),
-            0.5 * (mode == "constant"),
+            0.01 * (mode == "constant"),
         )
         for mode in ("constant", "edge", "reflect")
     ],
-    "letterbox": [({"width": 20, "height": 30, "fill": 0.25}, letterboxed, 0.6)],
+    "letterbox": [({"width": 20, "height": 30, "fill": 0.25}, letterboxed, 0.01)],
     "flip": [
         ({}, lambda image: image[:, ::-1], 0),
         ({"axis": "vertical"}, lambda image: image[::-1], 0),
         ({"axis": "both"}, lambda image: image[::-1, ::-1], 0),
     ],
     "rotate": [
-        ({"angle": 33, "fill": 0.4}, lambda image: turned(image, 33, 0.4), 0.1),
-        ({"angle": -170.5, "expand": True}, lambda image: turned(image, -170.5, 0, expand=True), 0.1),
+        ({"angle": 33, "fill": 0.4}, lambda image: turned(image, 33, 0.4), 0.01),
+        ({"angle": -170.5, "expand": True}, lambda image: turned(image, -170.5, 0, expand=True), 0.01),
         ({"angle": 90, "expand": True}, lambda image: np.rot90(image, 1), 0),
         ({"angle": -180}, lambda image: image[::-1, ::-1], 0),
     ],
-    "translate": [({"x": 0.3, "y": -0.4, "fill": 0.5}, shifted, 0.5)],
+    "translate": [({"x": 0.3, "y": -0.4, "fill": 0.5}, shifted, 0.01)],
     "affine": [
-        ({"angle": 25, "scale": 1.3, "shear_x": 10, "shear_y": -5, "x": 0.1, "y": -0.2, "fill": 0.3}, affine, 0.6)
+        ({"angle": 25, "scale": 1.3, "shear_x": 10, "shear_y": -5, "x": 0.1, "y": -0.2, "fill": 0.3}, affine, 0.01)
     ],
-    "perspective": [({"corners": "0.2 0.1 0.9 0 1.1 0.8 -0.1 1", "fill": 0.7}, perspective, 0.6)],
+    "perspective": [({"corners": "0.2 0.1 0.9 0 1.1 0.8 -0.1 1", "fill": 0.7}, perspective, 0.01)],
     "gray": [({}, lambda image: np.repeat(luma(image)[..., None], image.shape[2], axis=2), 0.01)],
     "hsv": [
-        ({}, by_pixel(colorsys.rgb_to_hsv), 0.05),
-        ({"inverse": True}, by_pixel(colorsys.hsv_to_rgb), 0.05),
+        ({}, by_pixel(colorsys.rgb_to_hsv), 0.01),
+        ({"inverse": True}, by_pixel(colorsys.hsv_to_rgb), 0.01),
     ],
     "lab": [({}, lab, 0.5), ({"inverse": True}, from_lab, 0.5)],
     "white_balance": [
-        ({}, lambda image: image * image.mean() / image.mean(axis=(0, 1)), 0.05),
-        ({"method": "white-patch", "cutoff": 0.05}, white_patch, 0.05),
+        ({}, lambda image: image * image.mean() / image.mean(axis=(0, 1)), 0.01),
+        ({"method": "white-patch", "cutoff": 0.05}, white_patch, 0.01),
     ],
     "invert": [({}, lambda image: 1 - image, 0)],
     "posterise": [({"bits": 2}, lambda image: np.floor(np.round(image * 255) / 64) * 64 / 255, 0)],
-    "normalise": [({"mean": 0.4, "deviation": 0.2}, normalised, 0.05)],
+    "normalise": [({"mean": 0.4, "deviation": 0.2}, normalised, 0.01)],
     "brightness": [({"factor": 1.7}, lambda image: image * 1.7, 0.01)],
     "contrast": [({"factor": 0.4}, lambda image: (image - luma(image).mean()) * 0.4 + luma(image).mean(), 0.01)],
     "gamma": [({"gamma": 2.2}, lambda image: image**2.2, 0.01)],
@@ -447,7 +444,7 @@ IMAGES: dict[str, list[tuple[dict[str, Any], Reference, float]]] = {
     "sharpen": [({"amount": 1.5}, lambda i: i + 1.5 * (i - ndimage.uniform_filter(i, (3, 3, 1), mode="mirror")), 0.01)],
     "unsharp_mask": [({"sigma": 1.5, "amount": 2, "threshold": 0.02}, unsharp, 0.01)],
     "median": [({"radius": 2}, lambda image: ndimage.median_filter(image, (5, 5, 1), mode="nearest"), 0)],
-    "bilateral": [({"sigma": 2, "tolerance": 0.15}, bilateral, 0.2)],
+    "bilateral": [({"sigma": 2, "tolerance": 0.15}, bilateral, 0.01)],
     "non_local_means": [({"strength": 0.1, "patch": 1, "search": 4}, non_local, 1.1)],
     "total_variation": [({"weight": 0.1}, total_variation, 4)],
     "gaussian": [({"sigma": 2.3}, lambda image: gauss(image, 2.3), 0.01)],
@@ -465,6 +462,9 @@ IMAGES: dict[str, list[tuple[dict[str, Any], Reference, float]]] = {
     "closing": [({"radius": 2, "shape": "cross"}, morphology("dilate", "erode", shape="cross"), 0)],
     "top_hat": [({"radius": 2}, top_hat, 0.01)],
 }
+
+# Beyond the tolerance, for uint8 that is not exact: resizing rounds between rows and columns, `fill` is a whole level.
+ROUNDING = {"geometry": 1.1, "colour": 0.5, "enhancement": 0.5, "filters": 0.5}
 
 CASES = [
     pytest.param(name, *case, picture, id=f"{name}-{number}-{kind}")
@@ -489,12 +489,11 @@ def test_an_image_operation_does_what_its_reference_does(name, settings, referen
     known = np.clip(reference(picture / 255), 0, 1)
     if dtype == np.uint8:
         found = OPS[name].function(picture, **settings) / 255
-        levels += 0.501
+        levels += ROUNDING[OPS[name].family] if levels else 0
     else:
         found = OPS[name].function((picture / 255).astype(np.float32), **settings).astype(np.float64)
-        levels += 1e-4
     assert found.shape == known.shape
-    assert distance(name, found, known) <= levels
+    assert distance(name, found, known) <= levels + 1e-4
 
 
 def test_every_image_operation_has_a_reference() -> None:

@@ -51,7 +51,8 @@ def _resized(image: Tensor, height: int, width: int, mode: str = "bilinear", ant
     if image.shape[-2:] == (height, width):
         return image
     smooth = mode != "nearest"
-    values = image if image.device.type == "cpu" else image.to(torch.float32)  # elsewhere torch resizes floats only
+    # torch resizes uint8 on the CPU only, and its bicubic there cuts off what overshoots between rows and columns.
+    values = image if image.device.type == "cpu" and mode != "bicubic" else image.to(torch.float32)
     done = functional.interpolate(
         values,
         size=(height, width),
