@@ -109,12 +109,10 @@ def process(
     kept, total = 0, len(lines) + len(names)
     _write_log(out, [], before)  # without a torn last line
     with one_thread_each(), writing(out / LOG), (out / LOG).open("a", encoding="utf-8") as log:
-        for line in _in_threads(job, names, threads or os.cpu_count() or 1):
-            if line == before.get(line["key"]):
-                kept += "output" in line
-            else:
-                log.write(json.dumps(line) + "\n")
-                log.flush()
+        for line, there in _in_threads(job, names, threads or os.cpu_count() or 1):
+            log.write(json.dumps(line) + "\n")
+            log.flush()
+            kept += there
             lines.append(line)
             yield Event("progress", 0, 0, {"what": "pictures", "done": len(lines), "of": total})
     _write_log(out, lines, before)
@@ -193,15 +191,15 @@ def _target(out: Path, name: str) -> Path:
 # --- one file ---------------------------------------------------------------------------------------------------------
 
 
-def _in_threads(job: _Job, names: Mapping[str, str], threads: int) -> Iterator[Line]:
+def _in_threads(job: _Job, names: Mapping[str, str], threads: int) -> Iterator[tuple[Line, bool]]:
     keys = list(names)
     with ThreadPoolExecutor(threads) as pool:
         for start in range(0, len(keys), SLICE * threads):
             yield from pool.map(lambda key: _one(job, key, names[key]), keys[start : start + SLICE * threads])
 
 
-def _one(job: _Job, key: str, name: str) -> Line:
-    """Do one file; its line."""
+def _one(job: _Job, key: str, name: str) -> tuple[Line, bool]:
+    """Do one file; its line, and whether it was done before."""
     line: Line = {"key": key}
     try:
         data = job.store.read(key)
@@ -210,15 +208,18 @@ def _one(job: _Job, key: str, name: str) -> Line:
         target = _target(job.out, name)
         done = job.before.get(key, {})
         if _is_there(target, {**line, "output": name}, done):
-            return dict(done)
+            return dict(done), True
         made = _made(job, data)
         _put(target, made, name, force=job.force)
-        return {**line, "output": name, "digest": _digest(made)}
+        return {**line, "output": name, "digest": _digest(made)}, False
     except (PictureError, CallError) as error:
         code = error.code if isinstance(error, PictureError) else "not-possible"
-        return {**line, "error": {"code": code, "reason": str(error)}}
+        return {**line, "error": {"code": code, "reason": str(error)}}, False
     except MemoryError:
-        return {**line, "error": {"code": "out-of-memory", "reason": "there is not enough memory for this picture"}}
+        return {
+            **line,
+            "error": {"code": "out-of-memory", "reason": "there is not enough memory for this picture"},
+        }, False
 
 
 def _is_there(target: Path, wanted: Line, done: Line) -> bool:

@@ -75,7 +75,7 @@ def slic(
     image: np.ndarray,
     *,
     segments: Annotated[int, Interval(ge=1, le=10_000), doc("about how many")] = 200,
-    compactness: Annotated[float, Interval(ge=0.01, le=100), doc("larger is squarer")] = 10.0,
+    compactness: Annotated[float, Interval(ge=0.01, le=100), doc("larger is squarer")] = 20.0,
 ) -> np.ndarray:
     """1, 2, 3, …: superpixels, small regions of one colour (Achanta et al. 2012)."""
     colour = image.shape[2] == 3
