@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -310,6 +312,17 @@ def test_the_table_says_what_a_form_needs() -> None:
         "bounds": "≥ 1, ≤ 100",
         "doc": "most pixels of one level, relative to a flat histogram",
     }
+
+
+def test_the_page_of_the_operations_is_as_the_table_is() -> None:
+    docs = Path(__file__).parent.parent / "docs"
+    spec = importlib.util.spec_from_file_location("ops_page", docs / "ops_page.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    text = (docs / "ops.md").read_text(encoding="utf-8")
+    assert module.page(text) == text, "write it anew: python docs/ops_page.py"
 
 
 @pytest.mark.gpu

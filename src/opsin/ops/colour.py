@@ -33,7 +33,7 @@ def hsv(image: np.ndarray, *, inverse: Inverse = False) -> np.ndarray:
 
 @image_op("pictures", channels=(3,))
 def lab(image: np.ndarray, *, inverse: Inverse = False) -> np.ndarray:
-    """CIE L*a*b* under D65 in place of R, G and B, as L* / 100, (a* + 128) / 255, (b* + 128) / 255."""
+    """CIELAB under D65 in place of R, G and B, as L / 100, (a + 128) / 255, (b + 128) / 255."""
     scale, origin = np.array([100, 255, 255], np.float32), np.array([0, 128, 128], np.float32)
     if inverse:
         return cv2.cvtColor(image * scale - origin, cv2.COLOR_Lab2RGB)
