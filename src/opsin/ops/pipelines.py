@@ -49,11 +49,11 @@ class Pipeline:
             CallError: when a step cannot be done on this picture.
         """
         for step in self.steps[:-1]:
-            done = step.op.function(image, **step.settings)
+            done = step.op.run(image, **step.settings)
             image = reopened(done, image) if step.op.kind == "bytes" else done
         last = self.steps[-1]
         extra = {"exif": exif} if exif and last.op.kind == "bytes" else {}
-        return last.op.function(image, **last.settings, **extra)
+        return last.op.run(image, **last.settings, **extra)
 
     def __str__(self) -> str:
         return " ".join(map(str, self.steps))
