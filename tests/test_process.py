@@ -242,6 +242,23 @@ def test_a_step_that_cannot_be_done_on_a_picture_is_told_of_that_picture(photos:
     assert "at least 80 × 80 (width × height), received 48 × 40" in done.refused[0].reason
 
 
+def test_a_fault_of_our_own_is_told_of_its_picture(photos: Path, tmp_path: Path, monkeypatch) -> None:
+    whole = ops.Pipeline.__call__
+
+    def failing(self, image: np.ndarray, **options) -> bytes:
+        if image.shape[0] == 50:
+            raise ZeroDivisionError("division by zero")
+        return whole(self, image, **options)
+
+    picture(photos, "odd.png", side=50)
+    monkeypatch.setattr(ops.Pipeline, "__call__", failing)
+    done = process(photos, tmp_path / "out")
+    assert done.written == 3
+    assert [(r.key, r.code, r.reason) for r in done.refused] == [
+        ("odd.png", "failed", "ZeroDivisionError: division by zero")
+    ]
+
+
 def test_two_files_that_would_become_one_are_refused_both(photos: Path, tmp_path: Path) -> None:
     picture(photos, "a.png")
     picture(photos, "sub/B.bmp")

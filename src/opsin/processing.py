@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from . import codecs, encoding, sources
-from .errors import CallError, PictureError, writing
+from .errors import CallError, MachineError, OpsinError, PictureError, writing
 from .ops.pipelines import Pipeline
 from .vocabulary import Event, Refusal, Store
 
@@ -58,17 +58,10 @@ class _Job:
     store: Store
     out: Path
     pipeline: Pipeline
+    steps: Line  # what the log tells of the pipeline
     force: bool
     metadata: bool
     before: Mapping[str, Line]
-
-    @property
-    def ending(self) -> str:
-        return ENDINGS.get(self.pipeline.steps[-1].name, ".png")
-
-    @property
-    def digest(self) -> str:
-        return self.pipeline.digest + ("+metadata" if self.metadata else "")
 
 
 def process(
@@ -102,10 +95,10 @@ def process(
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
     before = {line["key"]: line for line in read_log(out)}
-    job = _Job(store, out, pipeline, force, metadata, before)
-    lines = [_refused(job, refusal) for refusal in refused]
-    clashing, names = _names(keys, job.ending)
-    lines += [_refused(job, refusal) for refusal in clashing]
+    steps = {"ops": str(pipeline), "pipeline": pipeline.digest + ("+metadata" if metadata else "")}
+    job = _Job(store, out, pipeline, steps, force, metadata, before)
+    clashing, names = _names(keys, ENDINGS.get(pipeline.steps[-1].name, ".png"))
+    lines = [{"key": r.key, "error": {"code": r.code, "reason": r.reason}} for r in (*refused, *clashing)]
     kept, total = 0, len(lines) + len(names)
     _write_log(out, [], before)  # without a torn last line
     with one_thread_each(), writing(out / LOG), (out / LOG).open("a", encoding="utf-8") as log:
@@ -204,7 +197,7 @@ def _one(job: _Job, key: str, name: str) -> tuple[Line, bool]:
     try:
         data = job.store.read(key)
         assert isinstance(data, bytes), "files are read, not arrays"
-        line |= {"input": _digest(data), "ops": str(job.pipeline), "pipeline": job.digest}
+        line |= {"input": _digest(data), **job.steps}
         target = _target(job.out, name)
         done = job.before.get(key, {})
         if _is_there(target, {**line, "output": name}, done):
@@ -212,14 +205,20 @@ def _one(job: _Job, key: str, name: str) -> tuple[Line, bool]:
         made = _made(job, data)
         _put(target, made, name, force=job.force)
         return {**line, "output": name, "digest": _digest(made)}, False
-    except (PictureError, CallError) as error:
-        code = error.code if isinstance(error, PictureError) else "not-possible"
-        return {**line, "error": {"code": code, "reason": str(error)}}, False
-    except MemoryError:
-        return {
-            **line,
-            "error": {"code": "out-of-memory", "reason": "there is not enough memory for this picture"},
-        }, False
+    except MachineError:
+        raise
+    except Exception as error:  # one picture, whatever is wrong with it, does not end the work of hours
+        return {**line, "error": {"code": _code(error), "reason": _reason(error)}}, False
+
+
+def _code(error: Exception) -> str:
+    if isinstance(error, PictureError):
+        return error.code
+    return "not-possible" if isinstance(error, CallError) else "failed"
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, OpsinError) else f"{type(error).__name__}: {error}"
 
 
 def _is_there(target: Path, wanted: Line, done: Line) -> bool:
@@ -244,18 +243,18 @@ def _made(job: _Job, data: bytes) -> bytes:
 
 def _put(target: Path, made: bytes, name: str, *, force: bool) -> None:
     """Write what was made; a file that holds just that is left alone, another one only overwritten by force."""
-    if os.path.lexists(target) and not force:
-        if target.is_file() and not target.is_symlink() and target.read_bytes() == made:
-            return
-        raise PictureError("exists", f"{name} is there and differs", do="Overwrite it with --force")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _write_whole(target, made)
-    except OSError as error:
-        if error.errno in BAD_NAME:
+    with writing(target):
+        if os.path.lexists(target) and not force:
+            if target.is_file() and not target.is_symlink() and target.read_bytes() == made:
+                return
+            raise PictureError("exists", f"{name} is there and differs", do="Overwrite it with --force")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _write_whole(target, made)
+        except OSError as error:
+            if error.errno not in BAD_NAME:
+                raise
             raise PictureError("unwritable", f"{name} cannot be written: {error.strerror}") from error
-        with writing(target):
-            raise
 
 
 def _write_whole(target: Path, data: bytes) -> None:
@@ -266,10 +265,6 @@ def _write_whole(target: Path, data: bytes) -> None:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
-
-
-def _refused(job: _Job, refusal: Refusal) -> Line:
-    return {"key": refusal.key, "error": {"code": refusal.code, "reason": refusal.reason}}
 
 
 def _digest(data: bytes) -> str:
