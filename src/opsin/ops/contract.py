@@ -164,7 +164,8 @@ def _validated(choice: type, given: Mapping[str, Any]) -> Any:
         return params.validate(choice, given)
     except CallError as error:
         name = f"{choice.__name__}: {error.message}"
-        raise CallError(name, expected=error.expected, received=error.received, do=error.do) from None
+        do = error.do or f"See: opsin list ops {choice.__name__}"
+        raise CallError(name, expected=error.expected, received=error.received, do=do) from None
 
 
 # --- what is given ----------------------------------------------------------------------------------------------------
