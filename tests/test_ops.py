@@ -201,7 +201,9 @@ def test_a_parameter_at_its_bounds_does_something_or_says_why_not(op: Op, parame
 def test_a_parameter_out_of_bounds_is_refused(op: Op, parameter: Parameter) -> None:
     low, high = bounds(parameter)
     for value in (low - 1, high + 1, float("nan"), float("inf"), "x"):
-        with pytest.raises(CallError, match=rf"{op.name}: setting {parameter.name}: expected .*, received .*\. See: opsin list ops"):
+        with pytest.raises(
+            CallError, match=rf"{op.name}: setting {parameter.name}: expected .*, received .*\. See: opsin list ops"
+        ):
             call(op, NOISE, **{parameter.name: value})
 
 

@@ -32,7 +32,7 @@ def jpeg(
     """A JPEG (ITU-T T.81).
 
     Args:
-        quality: 1…100 as libjpeg has it; between whole numbers its tables are scaled in between.
+        quality: 1…100 as libjpeg has it; between whole numbers its tables lie in between.
         tight: Huffman tables made for this picture: a few per cent smaller, slower. Progressive files always have them.
     """
     whole = float(quality).is_integer()
@@ -41,15 +41,25 @@ def jpeg(
 
 
 def _tables(quality: float) -> list[list[int]]:
-    """Annex K's quantisation tables, scaled as libjpeg does (jpeg_quality_scaling), without rounding the scale."""
-    scale = 5000 / quality if quality < 50 else 200 - 2 * quality
-    return [np.clip((table * scale + 50) // 100, 1, 255).astype(int).tolist() for table in _annex_k()]
+    """Quantisation tables between those of two whole qualities: their entries change over one after the other.
+
+    Were they scaled and rounded together, many would move at once: sizes would jump by a tenth near quality 100.
+    """
+    worse, better = _scaled(int(quality)), _scaled(int(quality) + 1)
+    turns = (np.arange(worse.size) * 0.618034 % 1).reshape(worse.shape)  # spread evenly over 0…1
+    return (worse - np.floor((worse - better) * (quality % 1) + turns).astype(int)).tolist()  # type: ignore[no-any-return]
+
+
+def _scaled(quality: int) -> np.ndarray:
+    """int `(2, 64)`: Annex K's tables, of luma and chroma, scaled as libjpeg does (jpeg_quality_scaling)."""
+    scale = 5000 // quality if quality < 50 else 200 - 2 * quality
+    return np.clip((_annex_k() * scale + 50) // 100, 1, 255)
 
 
 @cache
-def _annex_k() -> list[np.ndarray]:
+def _annex_k() -> np.ndarray:
     with Image.open(BytesIO(jpeg(np.zeros((8, 8, 3), np.uint8), quality=50))) as image:
-        return [np.array(table) for _, table in sorted(image.quantization.items())]  # type: ignore[attr-defined]
+        return np.array([table for _, table in sorted(image.quantization.items())])  # type: ignore[attr-defined]
 
 
 def png(picture: np.ndarray, *, colours: int = 0, level: int = 6, exif: bytes = b"") -> bytes:
