@@ -53,7 +53,7 @@ def _tables(quality: float) -> list[list[int]]:
 def _scaled(quality: int) -> np.ndarray:
     """int `(2, 64)`: Annex K's tables, of luma and chroma, scaled as libjpeg does (jpeg_quality_scaling)."""
     scale = 5000 // quality if quality < 50 else 200 - 2 * quality
-    return np.clip((_annex_k() * scale + 50) // 100, 1, 255)
+    return np.clip((_annex_k() * scale + 50) // 100, 1, 255)  # type: ignore[no-any-return]
 
 
 @cache

@@ -98,7 +98,7 @@ def process(
     steps = {"ops": str(pipeline), "pipeline": pipeline.digest + ("+metadata" if metadata else "")}
     job = _Job(store, out, pipeline, steps, force, metadata, before)
     clashing, names = _names(keys, ENDINGS.get(pipeline.steps[-1].name, ".png"))
-    lines = [{"key": r.key, "error": {"code": r.code, "reason": r.reason}} for r in (*refused, *clashing)]
+    lines: list[Line] = [{"key": r.key, "error": {"code": r.code, "reason": r.reason}} for r in (*refused, *clashing)]
     kept, total = 0, len(lines) + len(names)
     _write_log(out, [], before)  # without a torn last line
     with one_thread_each(), writing(out / LOG), (out / LOG).open("a", encoding="utf-8") as log:
