@@ -214,9 +214,9 @@ def test_the_first_steps_of_the_ladder_import_no_torch() -> None:
     assert not brought_in(code) & {"torch", "torchvision", "timm", "scipy", "sklearn"}
 
 
-def test_pillow_is_imported_in_codecs_only() -> None:
+def test_pillow_is_imported_in_codecs_and_encoding_only() -> None:
     users = {place(file) for file in FILES for _, name in imports(file) if name.split(".")[0] == "PIL"}
-    assert users == {"codecs.py"}
+    assert users == {"codecs.py", "encoding.py"}
 
 
 def test_torchvision_io_is_not_used() -> None:

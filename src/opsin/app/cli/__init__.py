@@ -20,7 +20,8 @@ VERBS = {
     "evaluate": "Test a classifier on data, with intervals.",
     "compare": "Is one classifier better than another, by how much, and may it replace it.",
     "predict": "Name what is on pictures: files, folders, zips.",
-    "list": "What there is: models, recipes, datasets, runs.",
+    "process": "Put pictures through operations, from folder to folder.",
+    "list": "What there is: models, recipes, operations, datasets, runs.",
 }
 
 
