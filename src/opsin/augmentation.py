@@ -121,7 +121,8 @@ def _warped(picture: np.ndarray, where: np.ndarray, size: int, border: str) -> n
     centre = side / 2 * (turn.sum(1) * (1 / size - 1) + shift + 1) - 0.5
     pixels = np.column_stack([turn * side / size, centre])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return cv2.warpAffine(picture, pixels, (size, size), flags=flags, borderMode=_BORDERS[border])
+    warped: np.ndarray = cv2.warpAffine(picture, pixels, (size, size), flags=flags, borderMode=_BORDERS[border])
+    return warped
 
 
 def margin(choice: AugmentChoice) -> float:
@@ -174,7 +175,8 @@ def _recoloured(picture: np.ndarray, brightness: float, contrast: float, saturat
         return picture
     matrix = brightness * contrast * (saturation * np.eye(3) + (1 - saturation) * _GRAY)
     shift = (1 - contrast) * brightness * (_GRAY @ cv2.mean(picture)[:3])
-    return cv2.transform(picture, np.column_stack([matrix, [shift] * 3]))
+    recoloured: np.ndarray = cv2.transform(picture, np.column_stack([matrix, [shift] * 3]))
+    return recoloured
 
 
 _SIDES = {
