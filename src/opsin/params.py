@@ -133,11 +133,11 @@ def validate(cls: type[T], tree: Mapping[str, Any]) -> T:
     Raises:
         CallError: it names the parameter, what was expected and what was received.
     """
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     _refuse_unknown(cls, tree)
     try:
-        made = TypeAdapter(cls).validate_python(tree)
+        made: T = _adapter(cls).validate_python(tree)
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
@@ -146,6 +146,14 @@ def validate(cls: type[T], tree: Mapping[str, Any]) -> T:
         ) from None
     _refuse_infinite(cls, made)
     return made
+
+
+@cache
+def _adapter(cls: type) -> Any:
+    """Building one takes half a millisecond."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(cls)
 
 
 def _refuse_unknown(cls: Any, tree: Mapping[str, Any], section: str = "") -> None:
