@@ -137,7 +137,7 @@ def validate(cls: type[T], tree: Mapping[str, Any]) -> T:
 
     _refuse_unknown(cls, tree)
     try:
-        made: T = _adapter(cls).validate_python(tree)
+        made: T = _adapter(cls).validate_python(tree)  # type: ignore[arg-type]  # classes are hashable
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
