@@ -111,6 +111,7 @@ def events(
     resume: str | Path = "",
     network: nn.Module | None = None,
     how: Execution = MEASURED,
+    leaks: bool = False,
 ) -> Generator[Event, None, None]:
     """A run seen from inside: split where there is no split, train, save, load anew, score the test once.
 
@@ -121,11 +122,12 @@ def events(
         resume: the folder of a run on the same data that is to go on; `recipe` and `out` are not looked at.
         network: a module of your own, `(B, 3, S, S)` → `(B, K)`, instead of the recipe's.
         how: what to force of the plan.
+        leaks: go on although test pictures are copies of pictures in train or val.
 
     Raises:
         CallError, DataError, MachineError: as `create`, `reopen` and `work` say.
     """
-    folder = Path(resume) if resume else _begun(data, recipe, out, network, how)
+    folder = Path(resume) if resume else _begun(data, recipe, out, network, how, leaks)
     return work(folder, *reopen(folder, data), network=network, how=how)
 
 
@@ -137,18 +139,21 @@ def train(
     resume: str | Path = "",
     network: nn.Module | None = None,
     how: Execution = MEASURED,
+    leaks: bool = False,
 ) -> Run:
     """Recipe in, Classifier out: `events` until they end. Takes and raises what `events` does."""
-    folder = Path(resume) if resume else _begun(data, recipe, out, network, how)
+    folder = Path(resume) if resume else _begun(data, recipe, out, network, how, leaks)
     for _ in work(folder, *reopen(folder, data), network=network, how=how):
         pass
     return finish(folder, network=copy.deepcopy(network) if network is not None else None)
 
 
-def _begun(data: Dataset, recipe: str | Recipe, out: str | Path, network: nn.Module | None, how: Execution) -> Path:
+def _begun(
+    data: Dataset, recipe: str | Recipe, out: str | Path, network: nn.Module | None, how: Execution, leaks: bool
+) -> Path:
     chosen = recipe if isinstance(recipe, Recipe) else recipes.read(recipe)
     check(chosen, how, network)
-    return create(data, chosen, out=out)
+    return create(data, chosen, out=out, leaks=leaks)
 
 
 def load(model: str | Path, *, network: nn.Module | None = None) -> Classifier:

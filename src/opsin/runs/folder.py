@@ -9,15 +9,23 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from .. import errors, plans, sources, splits
+from .. import checks, errors, plans, sources, splits
 from .. import recipe as recipes
 from ..plans import Plan
 from ..recipe import Recipe
 from ..vocabulary import SPLITS, Dataset, Event
+from . import scoring
 
 
 def create(
-    data: Dataset, recipe: Recipe, *, source: str = "", group: str = "", out: str | Path = "", split: str | Path = ""
+    data: Dataset,
+    recipe: Recipe,
+    *,
+    source: str = "",
+    group: str = "",
+    out: str | Path = "",
+    split: str | Path = "",
+    leaks: bool = False,
 ) -> Path:
     """A new run's folder, whole or not there: the data's split, the recipe and where the data came from.
 
@@ -25,13 +33,15 @@ def create(
         source, group: what `sources.read` was given, for resuming.
         out: the folder; `runs/<name of the data>-<number>` by default.
         split: the split.csv of another run, to use that run's split.
+        leaks: go on although test pictures are copies of pictures in train or val.
 
     Raises:
         CallError: when the folder is there already.
-        DataError: when the data cannot be split.
+        DataError: when the data cannot be split, or its test pictures stand in train or val as well.
         MachineError: when it cannot be written.
     """
-    divided = splits.read(data, Path(split)) if split else splits.split(data, seed=recipe.seed)
+    divided = splits.read(data, Path(split)) if split else scoring.divided(data, recipe.seed)
+    divided = _looked_at(divided, leaks)
     folder = Path(out) if out else _free(Path("runs"), data.name)
     if folder.exists():
         raise errors.CallError(
@@ -48,6 +58,16 @@ def create(
         finally:
             shutil.rmtree(beside, ignore_errors=True)
     return folder
+
+
+def _looked_at(data: Dataset, leaks: bool) -> Dataset:
+    """The data with what the quick checks found among its notes."""
+    report = checks.quick(data)
+    if not leaks:
+        checks.refuse_leaks(report)
+    found = [finding for finding in report.findings if finding.severity != "note" and finding.kind != "unreadable"]
+    notes = (f"{finding.severity}: {finding.text}; {finding.effect}" for finding in found)
+    return dataclasses.replace(data, notes=(*data.notes, *notes))
 
 
 def _free(parent: Path, name: str) -> Path:

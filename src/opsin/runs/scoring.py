@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Generator
 from typing import Literal, TypeVar
 
-from .. import cache, errors, evaluation, sources, splits
+from .. import cache, duplicates, errors, evaluation, sources, splits
 from ..classifier import Classifier
 from ..vocabulary import Dataset, Event, Scores, Split, Work, finished
 
@@ -35,7 +35,7 @@ def evaluating(clf: Classifier, data: Dataset, part: Part | None = None) -> Gene
     expected = evaluation.targets(clf, chosen)
     found = yield from told(evaluation.logits(clf, caches[0]), "scoring", len(chosen))
     largest = clf.facts.get("largest class") or max(chosen.counts().items(), key=lambda pair: pair[1])[0]
-    return name, evaluation.score(clf, found, expected, largest)
+    return name, evaluation.score(clf, found, expected, largest, groups=evaluation.groups(chosen))
 
 
 def told(work: Work[T], what: str, of: int) -> Generator[Event, None, T]:
@@ -54,6 +54,11 @@ def pictures(data: Dataset) -> str:
     return sources.fingerprint(bare, data.classes)
 
 
+def divided(data: Dataset, seed: int) -> Dataset:
+    """Every record with its split; where splits are drawn, files that are equal get the same one."""
+    return splits.split(data, seed=seed, together=duplicates.groups(duplicates.same_bytes(data)))
+
+
 def _part(clf: Classifier, data: Dataset, part: str | None) -> tuple[str, Dataset]:
     if part != "all" and pictures(data) == clf.facts.get("pictures"):
         data = _divided_as_then(clf, data)
@@ -65,9 +70,9 @@ def _part(clf: Classifier, data: Dataset, part: str | None) -> tuple[str, Datase
 
 
 def _divided_as_then(clf: Classifier, data: Dataset) -> Dataset:
-    divided = splits.split(data, seed=clf.facts["recipe"]["seed"])
-    if data.fingerprint == clf.facts["fingerprint"] and splits.fingerprint(divided) == clf.facts["split"]:
-        return divided
+    again = divided(data, clf.facts["recipe"]["seed"])
+    if data.fingerprint == clf.facts["fingerprint"] and splits.fingerprint(again) == clf.facts["split"]:
+        return again
     raise errors.DataError(
         "the model was trained on part of these pictures, and they are divided otherwise here",
         expected="the same division, other pictures, or the test part alone",

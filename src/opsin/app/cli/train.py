@@ -18,6 +18,7 @@ from ...errors import CallError
     "--group", default="", metavar="PATTERN", help="Regular expression: what in a file's path no two splits share."
 )
 @click.option("--split", type=click.Path(path_type=Path), help="Use the split.csv of another run.")
+@click.option("--leaks", is_flag=True, help="Go on although test pictures are copies of training pictures.")
 @click.option("--out", default="", help="The run's folder; runs/<name>-<number> by default.")
 @click.option("--resume", default="", help="Go on with a run.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, mps.")
@@ -31,6 +32,7 @@ def command(
     choices: tuple[str, ...],
     group: str,
     split: Path | None,
+    leaks: bool,
     out: str,
     resume: str,
     device: str,
@@ -68,6 +70,7 @@ def command(
             group=group,
             out=out,
             split=split or "",
+            leaks=leaks,
         )
         read, chosen = runs.reopen(folder, found)
     render.introduce(quiet, read, chosen, folder)
