@@ -52,7 +52,7 @@ def _across(subject: Subject, pairs: Sequence[Pair], kind: str, called: str) -> 
             f"they test memory instead of sight: accuracy may be up to {points:.1f} points too good"
             if leaked
             else "validation chooses by pictures that were trained on",
-            "exclude them from one of the splits, or split anew: near-duplicates are then kept together",
+            "exclude them from one of the splits, or split anew so that each group is in one",
             tuple(sorted({key for group in groups for key in group})),
             groups,
             _likeness(pairs),
