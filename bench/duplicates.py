@@ -17,7 +17,7 @@ import numpy as np
 import record
 from PIL import Image, ImageEnhance, ImageOps
 
-from opsin import checks, codecs, duplicates, sources
+from opsin import checks, codecs, duplicates, isolation, sources
 from opsin.checks import labels, looks, shortcuts
 from opsin.checks.subject import Subject
 from opsin.vocabulary import Dataset, finished
@@ -231,33 +231,37 @@ def shortcut() -> None:
 
 def speed() -> None:
     """Decode and hash, and imagededup's way of it: Pillow's whole picture, resized to 32 × 32, its DCT's signs."""
-    rng = np.random.default_rng(0)
+    from scipy.fftpack import dct
+
     data = sources.read(DATA / "clothing.zip")
     files = [
         jpeg(Image.fromarray(codecs.decode(data.store.read(r.key))).resize((500, 375))) for r in data.records[:200]
     ]
-    del rng
 
     def ours() -> None:
         for file in files:
-            duplicates.thumbnail(codecs.decode(file))
+            duplicates.thumbnail(codecs.decode(file, reduced=4))
+
+    def isolated() -> None:
+        for file in files:
+            duplicates.thumbnail(child.decode(file, reduced=4))
 
     def imagededup() -> None:
-        from scipy.fftpack import dct
-
         for file in files:
             image = Image.open(io.BytesIO(file)).convert("RGB").resize((32, 32), Image.Resampling.LANCZOS).convert("L")
             low = dct(dct(np.asarray(image), axis=0), axis=1)[:8, :8]
             _ = low > np.median(low.ravel()[1:])
 
-    seconds = record.alternating({"opsin": ours, "as imagededup": imagededup}, rounds=5)
+    with isolation.Decoder() as child:
+        sides = {"opsin": ours, "opsin, in a child process": isolated, "imagededup's steps": imagededup}
+        seconds = record.alternating(sides, rounds=5)
     rows = [[name, record.spread([len(files) / s for s in values])] for name, values in seconds.items()]
     record.write(
         "hashing",
         "Decoding and hashing 500 × 375 JPEGs, one thread",
         ["by", "pictures a second"],
         rows,
-        conditions=record.conditions("pillow"),
+        conditions=record.conditions("pillow", "simplejpeg"),
         notes=["imagededup's steps, not its code; no processes"],
     )
 

@@ -19,6 +19,7 @@ _PLACES = {
     "Record": "vocabulary",
     "Run": "runs",
     "Scores": "vocabulary",
+    "check": "checks",
     "evaluate": "runs",
     "events": "runs",
     "load": "runs",
@@ -39,6 +40,7 @@ __all__ = [
     "Record",
     "Run",
     "Scores",
+    "check",
     "evaluate",
     "events",
     "load",
@@ -52,6 +54,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from .artefact import save
+    from .checks import check
     from .classifier import Classifier, predict
     from .recipe import Recipe, preset
     from .runs import Run, evaluate, events, load, train

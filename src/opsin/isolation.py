@@ -32,7 +32,7 @@ CODES = {
     "crash": "the decoder crashed on it",
 }
 
-_LENGTH = struct.Struct("<Q")
+_QUESTION = struct.Struct("<QB")  # bytes that follow; what their sides are divided by
 _ANSWER = struct.Struct("<cII")  # b"P" height width, then the pixels; b"E" and the length of a JSON text, 0
 _START = "import sys; sys.path[:0] = [{root!r}]; from opsin import isolation; isolation.serve({memory!r})"
 _WARMING = 60.0  # seconds that a new child may take until it listens
@@ -68,7 +68,7 @@ class Decoder:
                 pipe.close()  # type: ignore[union-attr]
         child.wait()
 
-    def decode(self, data: bytes | np.ndarray) -> np.ndarray:
+    def decode(self, data: bytes | np.ndarray, *, reduced: int = 1) -> np.ndarray:
         """What `codecs.decode` gives, uint8 `(H, W, 3)`. Arrays need no decoder and are taken here.
 
         Raises:
@@ -83,7 +83,7 @@ class Decoder:
         timer = threading.Timer(self.seconds, _end, (child, late))
         timer.start()
         try:
-            return _asked(child, data)
+            return _asked(child, data, reduced)
         except (OSError, EOFError) as error:
             self.close()
             code = "timeout" if late.is_set() else "crash"
@@ -136,9 +136,9 @@ def _started(memory: int) -> subprocess.Popen[bytes]:
     return child
 
 
-def _asked(child: subprocess.Popen[bytes], data: bytes) -> np.ndarray:
+def _asked(child: subprocess.Popen[bytes], data: bytes, reduced: int) -> np.ndarray:
     assert child.stdin is not None
-    child.stdin.write(_LENGTH.pack(len(data)) + data)
+    child.stdin.write(_QUESTION.pack(len(data), reduced) + data)
     child.stdin.flush()
     kind, first, second = _ANSWER.unpack(_exactly(_out(child), _ANSWER.size))
     if kind == b"E":
@@ -186,8 +186,9 @@ def serve(memory: int) -> None:
     _limit(memory)
     answers.write(b"!")
     answers.flush()
-    while head := questions.read(_LENGTH.size):
-        _answer(answers, questions.read(_LENGTH.unpack(head)[0]))
+    while head := questions.read(_QUESTION.size):
+        length, reduced = _QUESTION.unpack(head)
+        _answer(answers, questions.read(length), reduced)
         answers.flush()
 
 
@@ -201,9 +202,9 @@ def _limit(memory: int) -> None:
             resource.setrlimit(getattr(resource, name), (most, most))
 
 
-def _answer(answers: BinaryIO, data: bytes) -> None:
+def _answer(answers: BinaryIO, data: bytes, reduced: int) -> None:
     try:
-        picture = codecs.decode(data)
+        picture = codecs.decode(data, reduced=reduced)
     except PictureError as error:
         told = json.dumps({"code": error.code, "text": str(error)}).encode()
         answers.write(_ANSWER.pack(b"E", len(told), 0) + told)

@@ -105,12 +105,19 @@ def _in_slices(data: Dataset, road: Preprocessing | None, threads: int) -> Itera
 def _seen(data: Dataset, record: Record, decoder: Decoder, road: Preprocessing | None) -> _Seen | Refusal:
     try:
         content = data.store.read(record.key)
-        picture = decoder.decode(content)
+        # An eighth or a quarter of a JPEG is decoded in a fraction of the time, and is enough for a thumbnail.
+        sides = codecs.sides(content)
+        least = duplicates.SIDE if road is None else int(1.25 * road.size)
+        reduced = next((by for by in (8, 4, 2) if sides and sides[0] >= by * least), 1)
+        picture = decoder.decode(content, reduced=reduced)
     except PictureError as error:
         return Refusal(record.key, error.code, str(error))
     format = codecs.sniff(content) or "" if isinstance(content, bytes) else ""
     prepared = preprocessing.prepare(road, picture).numpy() if road else None
-    return _Seen(duplicates.thumbnail(picture), facts(picture, record.size), format, prepared)
+    measured = facts(picture, record.size)
+    if sides and reduced > 1:
+        measured[:2] = sides if picture.shape[0] > picture.shape[1] else sides[::-1]
+    return _Seen(duplicates.thumbnail(picture), measured, format, prepared)
 
 
 def facts(picture: np.ndarray, size: int) -> list[float]:
