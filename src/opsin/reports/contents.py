@@ -317,7 +317,7 @@ def _learning(file: Path) -> list[dict[str, Any]]:
 
 def _speed(folder: Path, seconds: Mapping[str, float]) -> dict[str, Any]:
     plan = folder / "plan.json"
-    return {"plan": _json(plan) if plan.is_file() else {}, "seconds": dict(seconds)}
+    return {"plans": _json(plan) if plan.is_file() else {}, "seconds": dict(seconds)}
 
 
 def splits_of(contents: Mapping[str, Any]) -> list[str]:
