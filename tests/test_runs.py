@@ -607,7 +607,9 @@ def test_events_tell_what_is_evaluated(trained) -> None:
 
     kinds = {event.values["what"] for event in watch()}
     assert kinds == {"decoding", "scoring"}
-    assert watch.result == ("test", run.scores["test"])
+    answers, scores, tested = watch.result
+    assert (answers.part, scores) == ("test", run.scores["test"])
+    assert answers.keys == tuple(record.key for record in tested.records)
 
 
 def test_a_picture_that_cannot_be_read_is_not_counted_in_evaluate(trained) -> None:

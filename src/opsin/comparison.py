@@ -264,7 +264,7 @@ def comparing(
     """
     classifier.checked_classes(first.classes, second.classes)
     classifier.checked_classes(second.classes, first.classes)
-    chosen = _common(scoring._part(first, data, part)[1], scoring._part(second, data, part)[1])
+    chosen = _common(scoring.part_of(first, data, part)[1], scoring.part_of(second, data, part)[1])
     work = cache.build(chosen, [first.preprocessing, second.preprocessing])
     chosen, caches = yield from scoring.told(work, "decoding", len(chosen))
     answers: list[Ints] = []

@@ -5,7 +5,7 @@
       split.csv     record, split, group                               plan.json     how it was executed
       events.jsonl  the stream                                         checkpoint/   the last good states
       logits/       every score can be computed from them again        scores.json   of validation and test
-      model/        the artefact
+      model/        the artefact                                       report.html    for people; and .json
 
 A run is a generator of events; to stop is to stop asking. It is made so that the same command gives the same
 `model/`, undisturbed or killed and resumed.
@@ -21,7 +21,7 @@ from pathlib import Path
 
 from torch import nn
 
-from .. import artefact, classifier, errors, metrics
+from .. import artefact, classifier, errors, metrics, reports
 from .. import recipe as recipes
 from ..classifier import Classifier
 from ..recipe import Recipe
@@ -45,6 +45,7 @@ __all__ = [
     "listed",
     "load",
     "reopen",
+    "report",
     "train",
     "work",
 ]
@@ -103,6 +104,20 @@ def finish(folder: Path, *, network: nn.Module | None = None) -> Run:
     return Run(folder, clf, {split: metrics.from_dict(scores) for split, scores in clf.facts["scores"].items()})
 
 
+def report(folder: Path, data: Dataset, *, pictures: bool = True) -> Path:
+    """Write the report of the finished run in `folder`, report.html and report.json; the page's path.
+
+    Args:
+        data: the run's, divided as `reopen` gives it.
+        pictures: whether the page may hold small copies of them; not for data that must not leave.
+
+    Raises:
+        CallError: when the run is not finished.
+        MachineError: when they cannot be written.
+    """
+    return reports.write(reports.of_run(folder, data), folder, store=data.store, pictures=pictures)
+
+
 def events(
     data: Dataset,
     recipe: str | Recipe = "finetune",
@@ -141,10 +156,12 @@ def train(
     how: Execution = MEASURED,
     leaks: bool = False,
 ) -> Run:
-    """Recipe in, Classifier out: `events` until they end. Takes and raises what `events` does."""
+    """Recipe in, Classifier out: `events` until they end, and a report. Takes and raises what `events` does."""
     folder = Path(resume) if resume else _begun(data, recipe, out, network, how, leaks)
-    for _ in work(folder, *reopen(folder, data), network=network, how=how):
+    divided, chosen = reopen(folder, data)
+    for _ in work(folder, divided, chosen, network=network, how=how):
         pass
+    report(folder, divided)
     return finish(folder, network=copy.deepcopy(network) if network is not None else None)
 
 

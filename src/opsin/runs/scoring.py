@@ -8,6 +8,7 @@ from typing import Literal, TypeVar
 
 from .. import cache, duplicates, errors, evaluation, sources, splits
 from ..classifier import Classifier
+from ..reports import Answers
 from ..vocabulary import Dataset, Event, Scores, Split, Work, finished
 
 T = TypeVar("T")
@@ -28,14 +29,19 @@ def evaluate(clf: Classifier, data: Dataset, part: Part | None = None) -> Scores
     return finished(evaluating(clf, data, part))[1]
 
 
-def evaluating(clf: Classifier, data: Dataset, part: Part | None = None) -> Generator[Event, None, tuple[str, Scores]]:
-    """`evaluate` as events; gives the part's name and its Scores."""
-    name, chosen = _part(clf, data, part)
+def evaluating(
+    clf: Classifier, data: Dataset, part: Part | None = None
+) -> Generator[Event, None, tuple[Answers, Scores, Dataset]]:
+    """`evaluate` as events; gives the answers row by row, their Scores, and the records that were answered."""
+    name, chosen = part_of(clf, data, part)
     chosen, caches = yield from told(cache.build(chosen, [clf.preprocessing]), "decoding", len(chosen))
     expected = evaluation.targets(clf, chosen)
     found = yield from told(evaluation.logits(clf, caches[0]), "scoring", len(chosen))
     largest = clf.facts.get("largest class") or max(chosen.counts().items(), key=lambda pair: pair[1])[0]
-    return name, evaluation.score(clf, found, expected, largest, groups=evaluation.groups(chosen))
+    groups = evaluation.groups(chosen)
+    scores = evaluation.score(clf, found, expected, largest, groups=groups)
+    keys = tuple(record.key for record in chosen.records)
+    return Answers(name, found, expected, keys, tuple(groups) if groups else None, clf.classes), scores, chosen
 
 
 def told(work: Work[T], what: str, of: int) -> Generator[Event, None, T]:
@@ -59,7 +65,8 @@ def divided(data: Dataset, seed: int) -> Dataset:
     return splits.split(data, seed=seed, together=duplicates.groups(duplicates.same_bytes(data)))
 
 
-def _part(clf: Classifier, data: Dataset, part: str | None) -> tuple[str, Dataset]:
+def part_of(clf: Classifier, data: Dataset, part: str | None) -> tuple[str, Dataset]:
+    """The part of `data` to test on, by its name: divided as for training where `clf` was trained on it."""
     if part != "all" and pictures(data) == clf.facts.get("pictures"):
         data = _divided_as_then(clf, data)
     name = part or ("test" if any(record.split == "test" for record in data.records) else "all")

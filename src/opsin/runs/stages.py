@@ -304,7 +304,9 @@ def _scored(folder: Path, clf: Classifier, pixels: Pixels, recipe: Recipe) -> It
             found = yield from told(evaluation.logits(loaded, part), f"scoring {split}", len(part))
             evaluation.save_logits(folder / "logits" / f"{split}.npz", part.data, found, clf.classes)
             expected = evaluation.targets(loaded, part.data)
-            scored = evaluation.score(loaded, found, expected, clf.facts["largest class"])
+            scored = evaluation.score(
+                loaded, found, expected, clf.facts["largest class"], groups=evaluation.groups(part.data)
+            )
             scores[split] = metrics.to_dict(scored)
     final = dataclasses.replace(loaded, facts={**clf.facts, "scores": scores})
     folders.write_json(folder / "scores.json", scores)

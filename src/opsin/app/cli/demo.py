@@ -41,6 +41,7 @@ def command(out: str, as_json: bool) -> None:
     divided, chosen = runs.reopen(folder, data)
     render.introduce(quiet, divided, chosen, folder)
     run = render.run(quiet, folder, divided, chosen)
+    runs.report(folder, divided)
     quiet.print()
     render.scores(quiet, "test", run.scores["test"])
     quiet.print(f"\nall of it is in {folder}: {', '.join(sorted(file.name for file in folder.iterdir()))}")

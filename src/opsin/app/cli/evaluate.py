@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import click
 
@@ -17,19 +18,27 @@ import click
     help="Which part of DATA; test by default, all where it has no split.",
 )
 @click.option("--group", default="", metavar="PATTERN", help="As it was given to opsin train for this model.")
+@click.option("--report", type=click.Path(path_type=Path, file_okay=False), help="Write report.html and .json there.")
+@click.option("--pictures/--no-pictures", default=True, help="Whether the report may show pictures of mistakes.")
 @click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON, and nothing else.")
-def command(model: str, data: str, part: str | None, group: str, as_json: bool) -> None:
+def command(
+    model: str, data: str, part: str | None, group: str, report: Path | None, pictures: bool, as_json: bool
+) -> None:
     """Test MODEL (a model's folder, a run's name, last) on DATA, with intervals.
 
     Data that the model was trained on is divided as it was for training, and only its test part is used.
     """
-    from ... import metrics, runs, sources
+    from ... import metrics, reports, runs, sources
     from . import render
 
     quiet = render.console(stderr=as_json)
     clf = runs.load(model)
-    name, scores = render.watched(quiet, runs.evaluating(clf, sources.read(data, group=group), part))  # type: ignore[arg-type]
+    found = render.watched(quiet, runs.evaluating(clf, sources.read(data, group=group), part))  # type: ignore[arg-type]
+    answers, scores, tested = found
+    if report:
+        page = reports.write(reports.of_classifier(clf, answers, tested), report, store=tested.store, pictures=pictures)
+        quiet.print(f"report {page}")
     if as_json:
-        click.echo(json.dumps({"part": name, "scores": metrics.to_dict(scores)}))
+        click.echo(json.dumps({"part": answers.part, "scores": metrics.to_dict(scores)}))
     else:
-        render.scores(quiet, name, scores)
+        render.scores(quiet, answers.part, scores)

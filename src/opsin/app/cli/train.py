@@ -25,6 +25,7 @@ from ...errors import CallError
 @click.option("--precision", default="auto", show_default=True, help="fp32, bf16; auto measures.")
 @click.option("--threads", default=0, type=click.IntRange(min=0), help="Of the CPU; torch decides by default.")
 @click.option("--engine", default="auto", show_default=True, help="Of frozen networks: torch, onnxruntime, openvino.")
+@click.option("--pictures/--no-pictures", default=True, help="Whether the report may show pictures of mistakes.")
 @click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON, and nothing else.")
 def command(
     data: str | None,
@@ -39,6 +40,7 @@ def command(
     precision: str,
     threads: int,
     engine: str,
+    pictures: bool,
     as_json: bool,
 ) -> None:
     """From a folder of pictures to a tested, saved classifier.
@@ -75,6 +77,7 @@ def command(
         read, chosen = runs.reopen(folder, found)
     render.introduce(quiet, read, chosen, folder)
     run = render.run(quiet, folder, read, chosen, how)
+    page = runs.report(folder, read, pictures=pictures)
     if as_json:
         click.echo(json.dumps({"run": str(folder), "scores": run.classifier.facts["scores"]}))
         return
@@ -82,4 +85,5 @@ def command(
     if name in run.scores:
         quiet.print()
         render.scores(quiet, name, run.scores[name])
-    quiet.print(f"\nnext   opsin predict {folder} PICTURES · opsin evaluate {folder} DATA · model: {folder}/model")
+    quiet.print(f"\nreport {page}")
+    quiet.print(f"next   opsin predict {folder} PICTURES · opsin evaluate {folder} DATA · model: {folder}/model")
