@@ -106,7 +106,8 @@ def test_a_run_is_reported_whole(run: Path, data: Dataset) -> None:
     for said in (
         "digits", "recipe “textbook”", "120 pictures from digits.zip", "Not used: 2 files", "1 × truncated",
         "something was noticed", "always “one”", "Temperature 2.000", "“one” is named from 90.0 % certainty on",
-        "brightness", "training: 1 min 15 s", "training: torch on cpu in fp32, 2 threads", "opsin predict digits-1", "Fingerprint of the data: f00",
+        "brightness", "training: 1 min 15 s", "training: torch on cpu in fp32, 2 threads",
+        "opsin predict digits-1", "Fingerprint of the data: f00",
         "makes the scores wrong: 5 pictures are in train and test. The score is too good. Divide anew.",
         "--recipe digits-1/recipe.toml", "Loss (smaller is better)",
     ):  # fmt: skip

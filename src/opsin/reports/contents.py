@@ -317,7 +317,8 @@ def _learning(file: Path) -> list[dict[str, Any]]:
 
 def _speed(folder: Path, seconds: Mapping[str, float]) -> dict[str, Any]:
     plan = folder / "plan.json"
-    return {"plans": _json(plan) if plan.is_file() else {}, "seconds": dict(seconds)}
+    plans = _json(plan) if plan.is_file() else {}
+    return {"plans": {work: one for work, one in plans.items() if isinstance(one, dict)}, "seconds": dict(seconds)}
 
 
 def splits_of(contents: Mapping[str, Any]) -> list[str]:
