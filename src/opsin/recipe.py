@@ -178,7 +178,7 @@ def finetune() -> Recipe:
         model=NetworkChoice(network="tf_efficientnet_lite0", pretrained=True),
         augment=AugmentChoice(hflip="safe", resized_crop=0.5, brightness=0.2, contrast=0.2, saturation=0.2),
         learn=LearnChoice(epochs=6, batch=32, label_smoothing=0.1, keep="best"),
-        optim=OptimiserChoice(optimiser="adamw", lr=5e-4, weight_decay=0.02, schedule="cosine", warmup=0.1),
+        optim=OptimiserChoice(optimiser="adamw", lr=5e-4, weight_decay=0.02, schedule="cosine", warmup=0.1, ema=0.98),
     )
 
 
