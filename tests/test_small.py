@@ -9,9 +9,12 @@ import pytest
 import torch
 from torch import nn
 
+import opsin
 from conftest import shared
 from opsin import codecs
-from opsin.models.small import Small, Stage
+from opsin.models.small import SCALE, Small, Stage
+from opsin.recipe import preset
+from tiny import HOW, digits
 
 
 def smooth(n: int, size: int) -> torch.Tensor:
@@ -140,7 +143,7 @@ def test_stages_halve_and_the_head_sees_the_largest_of_every_map() -> None:
         sides.append(maps.shape[-1])
     assert sides == [31, 15, 7, 3]
     largest = maps.flatten(2).max(2).values
-    assert torch.allclose(network(images), largest @ network.head.weight.T + network.head.bias, atol=1e-5)
+    assert torch.allclose(network(images), SCALE * largest @ network.head.weight.T + network.head.bias, atol=1e-5)
 
 
 def test_the_stem_whitens_real_pictures() -> None:
@@ -157,3 +160,11 @@ def test_the_stem_whitens_real_pictures() -> None:
     variances = np.linalg.svd(cut, compute_uv=False) ** 2 / len(cut)
     np.testing.assert_allclose(moments, np.diag(variances / (variances + 5e-4)), atol=2e-3)
     assert (variances[:6] > 0.04).all()  # so the larger half comes out within 2 % of 1
+
+
+def test_it_learns_few_pictures_in_few_steps(tmp_path) -> None:
+    """With logits nine times as large the first steps are too long, and 26 of them end at chance."""
+    data = digits(each=60, names=[str(k) for k in range(10)])
+    chosen = preset("modern").set(size=32, epochs=3, batch=50, warmup=0.3)
+    run = opsin.train(data, chosen, out=tmp_path / "run", how=HOW)
+    assert run.scores["test"].overall["accuracy"].value > 0.7

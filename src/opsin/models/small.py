@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 WIDTHS = (32, 128, 256)
+SCALE = 1 / 9  # of what comes into the head (Page 2018): the largest values of 256 maps would make its steps too long
 
 
 class Stage(nn.Module):
@@ -54,7 +55,7 @@ class Small(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stages(self.act(self.stem(x)))
-        return cast(Tensor, self.head(torch.amax(x, dim=(2, 3))))
+        return cast(Tensor, self.head(torch.amax(x, dim=(2, 3)) * SCALE))
 
     @torch.no_grad()
     def fit_stem(self, images: Tensor) -> None:
