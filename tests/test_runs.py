@@ -19,7 +19,7 @@ import pytest
 import torch
 
 import opsin
-from opsin import artefact, evaluation, metrics, runs, splits, training
+from opsin import artefact, calibration, evaluation, metrics, runs, splits, training
 from opsin.classifier import Classifier
 from opsin.errors import CallError, DataError, MachineError, ModelError
 from opsin.sources import ArrayStore
@@ -99,10 +99,22 @@ def test_the_saved_model_answers_as_the_run_scored_it(tmp_path) -> None:
     right = sum(p.label == data.classes[r.target] for p, r in zip(found, data.test.records))
     assert run.scores["test"].overall["accuracy"].value == right / len(data.test)
     with np.load(run.folder / "logits" / "test.npz") as kept:
-        again = metrics.score(kept["logits"], kept["targets"], data.classes, largest=0)
-        np.testing.assert_allclose(metrics.softmax(kept["logits"]), [p.probabilities for p in found], atol=1e-5)
+        logits = kept["logits"] / run.classifier.temperature
+        again = metrics.score(logits, kept["targets"], data.classes, largest=0)
+        np.testing.assert_allclose(metrics.softmax(logits), [p.probabilities for p in found], atol=1e-5)
         assert kept["keys"].tolist() == [record.key for record in data.test.records]
     assert again == run.scores["test"]
+
+
+def test_validation_sets_the_temperature_where_it_chose_nothing(tmp_path) -> None:
+    data = digits(each=60)
+    last, best = (train(data, tmp_path / keep, keep=keep, epochs=6) for keep in ("last", "best"))
+    with np.load(last.folder / "logits" / "val.npz") as kept:
+        assert last.classifier.temperature == calibration.temperature(kept["logits"], kept["targets"]) != 1
+    assert best.classifier.temperature == 1
+    again = opsin.load(last.folder, network=net(data))
+    assert again.temperature == last.classifier.temperature
+    assert opsin.evaluate(again, data) == last.scores["test"]
 
 
 # ── cut and gone on with ──

@@ -62,7 +62,7 @@ class Small(nn.Module):
         """Set the stem to whiten the patches of normalised training images, `(N, 3, H, W)`, and freeze its weights.
 
         The filters are the leading eigenvectors of the patches' covariance, each with its negative, scaled to unit
-        variance (Page 2018). The bias still learns.
+        variance, but for those whose variance is near 5e-4 or below (Page 2018). The bias still learns.
         """
         patch, stride = self.stem.kernel_size[0], self.stem.stride[0]
         patches = nn.functional.unfold(images.float(), patch, stride=stride).transpose(1, 2).flatten(0, 1)

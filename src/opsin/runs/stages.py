@@ -20,6 +20,7 @@ from .. import (
     artefact,
     augmentation,
     cache,
+    calibration,
     errors,
     evaluation,
     features,
@@ -292,8 +293,13 @@ def _facts(recipe: Recipe, data: Dataset, divided: dict[str, str], origin: weigh
     }
 
 
+def _val_chose_nothing(recipe: Recipe) -> bool:
+    """Only then may validation set the temperature: a part that chose the epoch is surer than new pictures are."""
+    return recipe.learn.keep == "last" and not recipe.learn.patience
+
+
 def _scored(folder: Path, clf: Classifier, pixels: Pixels, recipe: Recipe) -> Iterator[Event]:
-    """Save, load anew, score validation and test from what was loaded, and save once more with the scores."""
+    """Save, load anew, calibrate, score validation and test from what was loaded, and save once more with scores."""
     candidate = folder / "checkpoint" / "candidate"
     artefact.save(clf, candidate)
     loaded = artefact.load(candidate, network=clf.network if clf.spec is None else None)
@@ -304,6 +310,9 @@ def _scored(folder: Path, clf: Classifier, pixels: Pixels, recipe: Recipe) -> It
             found = yield from told(evaluation.logits(loaded, part), f"scoring {split}", len(part))
             evaluation.save_logits(folder / "logits" / f"{split}.npz", part.data, found, clf.classes)
             expected = evaluation.targets(loaded, part.data)
+            if split == "val" and _val_chose_nothing(recipe):
+                loaded = calibration.calibrate(loaded, found, expected)
+                yield _note(f"calibrated on {len(part):,} val pictures: temperature {loaded.temperature:.3f}")
             scored = evaluation.score(
                 loaded, found, expected, clf.facts["largest class"], groups=evaluation.groups(part.data)
             )
