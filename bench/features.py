@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -135,7 +135,8 @@ def probe(archive: Path, folder: Path, rounds: int, peer: list[str], name: str, 
     found: dict[str, list[tuple[float, float]]] = {"opsin": [], name: []}
     for number in range(rounds):
         out = folder / f"run-{number}"
-        seconds, _ = timed([*OPSIN, "train", str(archive), "--recipe", "probe", "--out", str(out)])
+        cold = os.environ | {"OPSIN_CACHE": str(folder / f"cache-{number}")}  # nothing kept of the round before
+        seconds, _ = timed([*OPSIN, "train", str(archive), "--recipe", "probe", "--out", str(out)], cold)
         scores = json.loads((out / "scores.json").read_text(encoding="utf-8"))
         found["opsin"].append((seconds, scores["test"]["overall"]["accuracy"]["value"]))
         seconds, text = timed([*peer, str(folder / "pictures"), str(out / "split.csv")])
@@ -151,13 +152,20 @@ def probe(archive: Path, folder: Path, rounds: int, peer: list[str], name: str, 
         for side, results in found.items()
     ]
     columns = ["side", "seconds, whole process", "test accuracy", "opsin is faster by"]
-    write(f"probe-{name.replace(' ', '-')}", title, columns, rows, conditions=state, notes=[f"{rounds} runs in turn"])
+    write(
+        f"probe-{name.replace(' ', '-')}",
+        title,
+        columns,
+        rows,
+        conditions=state,
+        notes=[f"{rounds} runs in turn; opsin begins with an empty cache and an unmeasured machine each time"],
+    )
 
 
-def timed(command: list[str]) -> tuple[float, str]:
+def timed(command: list[str], environment: Mapping[str, str] = os.environ) -> tuple[float, str]:
     """Seconds of a whole process, and what it said."""
     began = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=dict(environment))
     seconds = time.perf_counter() - began
     if done.returncode:
         sys.exit(f"{' '.join(command)}\n{done.stdout}{done.stderr}")

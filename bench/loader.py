@@ -1,6 +1,6 @@
 """The loader against torchvision v2 + DataLoader, and its memory: rows 1, 2, 3 and 8.
 
-    python bench/loader.py [--rows 1,2,3,8] [--rounds 5] [--json FILE]
+    python bench/loader.py [--rows 1,2,3,8] [--rounds 5]
 
 Every side makes the same thing: shuffled uint8 batches of 64, random resized crops and flips, from JPEG files on disk
 that the page cache holds. All sides run once in every round, in turn; figures are medians over the rounds. The peer is
@@ -13,20 +13,19 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from importlib.metadata import version
 from importlib.resources import files
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import record
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
@@ -202,17 +201,6 @@ def most_memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def conditions() -> dict[str, Any]:
-    packages = ("torch", "torchvision", "pillow", "simplejpeg", "opencv-python-headless", "numpy")
-    return {
-        "cpus": os.cpu_count(),
-        "machine": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        **{name: version(name) for name in packages},
-        "load before": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-    }
-
-
 def rows(wanted: set[str], folder: Path, rounds: int) -> Iterator[dict[str, Any]]:
     ours = "opsin"
     small = pictures(folder / "small", 640, 500, 375)
@@ -240,22 +228,53 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", default="1,2,3,8")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path)
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.peak:
         print(json.dumps(peak(asked.peak, asked.folder)))
         return
-    found: dict[str, Any] = {"bench": "loader", "command": " ".join(sys.argv), "rounds": asked.rounds}
-    found["conditions"] = conditions()
-    print(" · ".join(f"{name} {value}" for name, value in found["conditions"].items()))
+    state = record.conditions("torch", "torchvision", "pillow", "simplejpeg", "opencv-python-headless")
     with tempfile.TemporaryDirectory() as folder:
-        found["rows"] = list(rows(set(asked.rows.split(",")), Path(folder), asked.rounds))
-    found["conditions"]["load after"] = conditions()["load before"]
-    if asked.json:
-        asked.json.parent.mkdir(parents=True, exist_ok=True)
-        asked.json.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        found = list(rows(set(asked.rows.split(",")), Path(folder), asked.rounds))
+    speeds = [one for one in found if one["unit"] == "img/s"]
+    if speeds:
+        keep_speeds(speeds, state, asked.rounds)
+    if len(speeds) < len(found):
+        keep_memory([one for one in found if one["unit"] == "MiB"], state)
+
+
+def keep_speeds(found: list[dict[str, Any]], state: dict[str, object], rounds: int) -> None:
+    """Rows 1 to 3 as one table."""
+    table = []
+    for one in found:
+        runs = (record.spread(one["sides"][side]["runs"]) for side in (one["ours"], one["against"]))
+        table.append([one["row"], one["work"], *runs, one["against"], f"{one['ratio']:.2f}", one["goal"]])
+    record.write(
+        "loader",
+        "The loader (rows 1 to 3)",
+        ["row", "work", "opsin, img/s", "against, img/s", "against", "ratio", "goal"],
+        table,
+        conditions=state,
+        notes=[f"{rounds} runs in turn; torchvision with 0, 1, 2 workers, on Pillow and on tensors: the best is shown"],
+    )
+
+
+def keep_memory(found: list[dict[str, Any]], state: dict[str, object]) -> None:
+    """Row 8 as a table."""
+    table = [
+        [one["work"], n, f"{peak['MiB']:,.0f}", f"{peak['import MiB']:,.0f}"]
+        for one in found
+        for n, peak in one["pictures"].items()
+    ]
+    record.write(
+        "loader-memory",
+        "The loader's memory (row 8)",
+        ["work", "pictures", "peak, MiB", "of that before the work, MiB"],
+        table,
+        conditions=state,
+        notes=["row 3 keeps a cache: in memory up to 2 GiB, above that in a memory-mapped file"],
+    )
 
 
 if __name__ == "__main__":
