@@ -232,6 +232,29 @@ def test_runs_are_listed_with_what_they_came_to(here, capsys) -> None:
     assert f"test accuracy {accuracy['value']:.4f} (n {accuracy['n']})" in capsys.readouterr().out
 
 
+def test_train_and_evaluate_leave_a_report_with_pictures_or_without(here, tmp_path, capsys) -> None:
+    page = (RUN / "report.html").read_text(encoding="utf-8")
+    written = strict((RUN / "report.json").read_text(encoding="utf-8"))
+    assert written["scores"]["overall"] == strict((RUN / "scores.json").read_text())["test"]["overall"]
+    assert "pics-1" in page
+    for option, shown in (("--pictures", True), ("--no-pictures", False)):
+        folder = tmp_path / option
+        assert cli.run(["evaluate", "last", "pics", "--part", "all", "--report", str(folder), option]) == 0
+        assert ("<img" in (folder / "report.html").read_text(encoding="utf-8")) == shown
+
+
+def test_test_pictures_that_stand_in_train_are_refused_unless_told_otherwise(fresh, capsys) -> None:
+    for part in ("train", "test"):
+        write_pngs(fresh / "divided" / part, {"dark": 12, "light": 12}, seed=len(part))
+    copied = fresh / "divided" / "train" / "dark" / "03.png"
+    (fresh / "divided" / "test" / "dark" / "05.png").write_bytes(copied.read_bytes())
+    assert cli.run(["train", "divided", *small()]) == 3
+    assert "1 of 24 test pictures are exact copies" in capsys.readouterr().err
+    assert not Path("runs").exists() or not list(Path("runs").iterdir())
+    assert cli.run(["train", "divided", *small(), "--leaks"]) == 0
+    assert "exact copies" in capsys.readouterr().out
+
+
 # ── the call is wrong ──
 
 NEAR = {
