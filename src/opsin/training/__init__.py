@@ -57,7 +57,8 @@ def start(network: nn.Module, job: Job) -> TrainState:
         network, recipe.optim, models.stages(network) if tuned else (), recipe.finetune.layer_decay if tuned else 1.0
     )
     average = optim.Average(network, recipe.optim.ema, pretrained=tuned) if recipe.optim.ema else None
-    return TrainState(network, optimiser, micro=recipe.learn.batch, average=average)
+    slow = optim.slow_weights(network) if recipe.optim.lookahead else None
+    return TrainState(network, optimiser, micro=recipe.learn.batch, average=average, slow=slow)
 
 
 def step(state: TrainState, job: Job, batch: Batch) -> float:
@@ -73,13 +74,14 @@ def step(state: TrainState, job: Job, batch: Batch) -> float:
     optim.set_rate(state.optimiser, optim.rate(recipe.optim, state.step, steps, len(job.batches)))
     state.optimiser.zero_grad()
     total = 0.0
-    for images, targets in zip(torch.split(batch.images, state.micro), torch.split(batch.targets, state.micro)):
-        targets = targets.to(job.plan.device)
-        inputs = preprocessing.normalise(job.preprocessing, images.to(job.plan.device))
+    for part in batch.parts(state.micro):
+        images, targets, others, shares = (tensor.to(job.plan.device) for tensor in part)
+        inputs = preprocessing.normalise(job.preprocessing, images)
         with plans.autocast(job.plan):
             logits = network(plans.lay_out(inputs, job.plan))
-        soft = losses.soft_targets(targets, job.classes, recipe.learn.label_smoothing)
-        each = losses.loss(recipe.learn.loss)(logits.float(), soft) * job.weights.to(targets.device)[targets]
+        hot = losses.mixed_targets(targets, others, shares, job.classes)
+        soft = losses.smoothed(hot, recipe.learn.label_smoothing)
+        each = losses.loss(recipe.learn.loss)(logits.float(), soft) * (hot * job.weights.to(hot.device)).sum(1)
         loss = each.sum() / len(batch.images)
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.item()
@@ -91,6 +93,8 @@ def step(state: TrainState, job: Job, batch: Batch) -> float:
         )
     optim.clip(network.parameters(), recipe.optim)
     state.optimiser.step()
+    if state.slow and (state.step + 1) % recipe.optim.lookahead == 0:
+        optim.look_back(network, state.slow)
     if state.average:
         state.average.update(network)
     return total
