@@ -169,7 +169,7 @@ def slow_weights(network: nn.Module) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def look_back(network: nn.Module, slow: dict[str, Tensor]) -> None:
-    """Lookahead (Zhang et al. 2019, arXiv 1907.08610): slow weights go half-way to the fast ones, those go back there."""
+    """Lookahead (Zhang et al. 2019, arXiv 1907.08610): slow weights go half-way to the fast ones, and these back."""
     weights = dict(network.named_parameters())
     for name, value in slow.items():
         weights[name].copy_(value.lerp_(weights[name], 0.5))

@@ -27,6 +27,7 @@ from ..classifier import Classifier
 from ..recipe import Recipe
 from ..vocabulary import Dataset, Event, Scores
 from . import stages
+from .augmented import augmented
 from .folder import create, find, listed, record, reopen
 from .scoring import evaluate, evaluating
 from .stages import MEASURED, Execution, check
@@ -35,6 +36,7 @@ __all__ = [
     "MEASURED",
     "Execution",
     "Run",
+    "augmented",
     "check",
     "create",
     "evaluate",

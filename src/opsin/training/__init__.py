@@ -28,9 +28,10 @@ from ..plans import Plan
 from ..preprocessing import Preprocessing
 from ..recipe import Recipe
 from ..vocabulary import Event
+from .sheet import sheet
 from .state import TrainState, load, save
 
-__all__ = ["Job", "TrainState", "events", "load", "logits", "rehearsals", "save", "start", "step"]
+__all__ = ["Job", "TrainState", "events", "load", "logits", "rehearsals", "save", "sheet", "start", "step"]
 
 VALIDATION_BATCH = 64
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from ...errors import CallError
+from ...errors import CallError, writing
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @click.command()
@@ -26,6 +30,13 @@ from ...errors import CallError
 @click.option("--threads", default=0, type=click.IntRange(min=0), help="Of the CPU; torch decides by default.")
 @click.option("--engine", default="auto", show_default=True, help="Of frozen networks: torch, onnxruntime, openvino.")
 @click.option("--pictures/--no-pictures", default=True, help="Whether the report may show pictures of mistakes.")
+@click.option(
+    "--show-augmentation",
+    "sheet",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE.png",
+    help="Write what the network would be shown, with labels, and train nothing.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON, and nothing else.")
 def command(
     data: str | None,
@@ -41,6 +52,7 @@ def command(
     threads: int,
     engine: str,
     pictures: bool,
+    sheet: Path | None,
     as_json: bool,
 ) -> None:
     """From a folder of pictures to a tested, saved classifier.
@@ -55,7 +67,7 @@ def command(
     quiet = render.console(stderr=as_json)
     how = runs.Execution(device, precision, threads, engine)
     if resume:
-        if data or recipe or choices or split or out or group:
+        if data or recipe or choices or split or out or group or sheet:
             raise CallError("--resume", expected="no other choices: the run has made them", received="some")
         folder = runs.find(resume)
         read, chosen = runs.reopen(folder)
@@ -65,6 +77,9 @@ def command(
         chosen = recipes.read(recipe or "finetune").set_texts(choices)
         runs.check(chosen, how)
         found = sources.read(data, group=group)
+        if sheet:
+            _show(sheet, runs.augmented(found, chosen, split=split or ""), as_json)
+            return
         folder = runs.create(
             found,
             chosen,
@@ -87,3 +102,11 @@ def command(
         render.scores(quiet, name, run.scores[name])
     quiet.print(f"\nreport {page}")
     quiet.print(f"next   opsin predict {folder} PICTURES · opsin evaluate {folder} DATA · model: {folder}/model")
+
+
+def _show(file: Path, picture: np.ndarray, as_json: bool) -> None:
+    from ... import codecs
+
+    with writing(file):
+        file.write_bytes(codecs.encode_png(picture))
+    click.echo(json.dumps({"file": str(file)}) if as_json else f"written {file}: the first batch as it is trained on")
