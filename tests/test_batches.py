@@ -31,9 +31,7 @@ class Nothing:
         raise AssertionError("the pixels are here already")
 
 
-def made(
-    n: int = 50, batch: int = 16, seed: int = 0, augment: AugmentChoice = OFF, balanced: bool = False
-) -> Batches:
+def made(n: int = 50, batch: int = 16, seed: int = 0, augment: AugmentChoice = OFF, balanced: bool = False) -> Batches:
     records = tuple(Record(f"{i:04d}", i % 7, "train") for i in range(n))
     data = Dataset("set", records, tuple("abcdefg"), Nothing(), "f")
     array = np.random.default_rng(0).integers(0, 256, (n, 3, SIDE, SIDE), np.uint8)

@@ -203,6 +203,7 @@ def test_looking_back_goes_half_way() -> None:
     assert not torch.equal(slow["weight"], made.weight)  # a copy of its own
     assert torch.equal(made.bias, bias)
 
+
 def network() -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 5, 3), nn.Flatten(), nn.Linear(5, 2))
 
