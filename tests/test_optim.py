@@ -171,7 +171,7 @@ def test_every_optimiser_reaches_the_same_minimum_of_a_convex_problem(name: str,
 
 @pytest.mark.parametrize("shape", [(6, 8), (8, 4, 3, 3)])
 def test_muon_steps_along_the_nearest_orthogonal_matrix(shape: tuple[int, ...]) -> None:
-    """A convolution's kernels are the rows of one matrix. The first step's direction is U Vᵀ of the gradient, to 30 %."""
+    """A convolution's kernels are the rows of one matrix. A step goes along U Vᵀ of the gradient, to 30 %."""
     layer = nn.Parameter(torch.randn(shape, generator=torch.Generator().manual_seed(0)))
     before = layer.detach().clone()
     made = nn.ParameterList([layer])

@@ -69,7 +69,7 @@ def recipe(**changes: object) -> Recipe:
 
 
 def job(choices: Recipe, n: int = 12, *, plan: Plan = Plan(), val: int = 0, seed: int = 0) -> Job:  # noqa: B008
-    """The Job of `n` pictures of noise in three classes, neither flipped nor turned, the first `val` also validating."""
+    """The Job of `n` pictures of noise in three classes, not flipped nor turned, the first `val` also validating."""
     rng = np.random.default_rng(seed)
     images = rng.integers(0, 256, (n, 8, 8, 3), dtype=np.uint8)
     data = arrays.dataset("noise", {"train": (images, np.arange(n) % 3)}, ("a", "b", "c"))

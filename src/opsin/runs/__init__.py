@@ -27,8 +27,8 @@ from ..classifier import Classifier
 from ..recipe import Recipe
 from ..vocabulary import Dataset, Event, Scores
 from . import stages
-from .augmented import augmented
 from .folder import create, find, listed, record, reopen
+from .previews import augmented, find_rate
 from .scoring import evaluate, evaluating
 from .stages import MEASURED, Execution, check
 
@@ -43,6 +43,7 @@ __all__ = [
     "evaluating",
     "events",
     "find",
+    "find_rate",
     "finish",
     "listed",
     "load",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 import math
 import operator
 from collections.abc import Callable, Iterator, Sequence
@@ -28,10 +29,26 @@ from ..plans import Plan
 from ..preprocessing import Preprocessing
 from ..recipe import Recipe
 from ..vocabulary import Event
+from .rates import Trial, rate_chart, smoothed_losses, suggested_rate
 from .sheet import sheet
 from .state import TrainState, load, save
 
-__all__ = ["Job", "TrainState", "events", "load", "logits", "rehearsals", "save", "sheet", "start", "step"]
+__all__ = [
+    "Job",
+    "TrainState",
+    "Trial",
+    "events",
+    "load",
+    "logits",
+    "rate_chart",
+    "rates",
+    "rehearsals",
+    "save",
+    "sheet",
+    "start",
+    "step",
+    "suggested_rate",
+]
 
 VALIDATION_BATCH = 64
 
@@ -155,6 +172,31 @@ def rehearsals(network: nn.Module, job: Job, offered: Sequence[Plan]) -> dict[Pl
 def _rehearse(state: TrainState, job: Job, batch: Batch) -> float:
     plans.place(state.network, job.plan)  # threads belong to the process, so each turn sets its own
     return _step_within_memory(state, job, batch)
+
+
+def rates(
+    network: nn.Module, job: Job, *, lowest: float = 1e-6, highest: float = 10.0, steps: int = 100
+) -> Iterator[Trial]:
+    """A learning-rate range test: (rate, loss) of each step of a copy of `network`, whose rate rises geometrically.
+
+    Ends early where the loss, smoothed, is four times its least, or is no number any more.
+    """
+    state = start(copy.deepcopy(network), job)
+    _learning_mode(state.network, job.recipe)
+    endless = itertools.chain.from_iterable(map(job.batches.epoch, itertools.count()))
+    losses: list[float] = []
+    for batch in itertools.islice(endless, steps):
+        rate = lowest * (highest / lowest) ** (state.step / max(1, steps - 1))
+        recipe = job.recipe.set(lr=rate, schedule="constant", warmup=0.0)
+        try:
+            losses.append(_step_within_memory(state, dataclasses.replace(job, recipe=recipe), batch))
+        except errors.CallError:  # not finite: the rate before was too much
+            return
+        yield rate, losses[-1]
+        state.step += 1
+        smooth = smoothed_losses(losses)
+        if smooth[-1] > 4 * min(smooth):
+            return
 
 
 def _event(kind: Any, state: TrainState, **values: Any) -> Event:

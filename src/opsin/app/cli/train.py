@@ -37,6 +37,13 @@ if TYPE_CHECKING:
     metavar="FILE.png",
     help="Write what the network would be shown, with labels, and train nothing.",
 )
+@click.option(
+    "--find-rate",
+    "chart",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE.svg",
+    help="Try learning rates, write their losses as a picture, say which to take, and train nothing.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON, and nothing else.")
 def command(
     data: str | None,
@@ -53,6 +60,7 @@ def command(
     engine: str,
     pictures: bool,
     sheet: Path | None,
+    chart: Path | None,
     as_json: bool,
 ) -> None:
     """From a folder of pictures to a tested, saved classifier.
@@ -67,7 +75,7 @@ def command(
     quiet = render.console(stderr=as_json)
     how = runs.Execution(device, precision, threads, engine)
     if resume:
-        if data or recipe or choices or split or out or group or sheet:
+        if data or recipe or choices or split or out or group or sheet or chart:
             raise CallError("--resume", expected="no other choices: the run has made them", received="some")
         folder = runs.find(resume)
         read, chosen = runs.reopen(folder)
@@ -79,6 +87,9 @@ def command(
         found = sources.read(data, group=group)
         if sheet:
             _show(sheet, runs.augmented(found, chosen, split=split or ""), as_json)
+        if chart:
+            _told(chart, render.watched(quiet, runs.find_rate(found, chosen, split=split or "", how=how)), as_json)
+        if sheet or chart:
             return
         folder = runs.create(
             found,
@@ -105,8 +116,23 @@ def command(
 
 
 def _show(file: Path, picture: np.ndarray, as_json: bool) -> None:
+    """Write the contact sheet."""
     from ... import codecs
 
     with writing(file):
         file.write_bytes(codecs.encode_png(picture))
     click.echo(json.dumps({"file": str(file)}) if as_json else f"written {file}: the first batch as it is trained on")
+
+
+def _told(file: Path, trials: list[tuple[float, float]], as_json: bool) -> None:
+    """Write the chart of a range test, and say what it suggests."""
+    from ... import training
+
+    with writing(file):
+        file.write_text(training.rate_chart(trials), encoding="utf-8")
+    best = training.suggested_rate(trials)
+    if as_json:
+        click.echo(json.dumps({"file": str(file), "lr": best, "trials": trials}))
+    else:
+        advice = f"try --set lr={best:.2g}" if best else "no rate made the loss less: look at the data and its labels"
+        click.echo(f"written {file}: {advice}")
