@@ -35,7 +35,7 @@ def augmented(data: Dataset, recipe: Recipe, *, split: str | Path = "", epoch: i
     recipe, road, _ = stages._resolved(recipe, data)
     road = preprocessing.enlarged(road, augmentation.margin(recipe.augment))
     job = stages._job(recipe, Pixels(data, Undecoded(data, road)), None, road)
-    return training.sheet(next(job.batches.epoch(epoch)), data.classes)
+    return training.contact_sheet(next(job.batches.epoch(epoch)), data.classes)
 
 
 def find_rate(
@@ -67,7 +67,7 @@ def _divided(data: Dataset, recipe: Recipe, split: str | Path) -> Dataset:
 
 def _counted(network: torch.nn.Module, job: training.Job) -> Generator[int, None, list[training.Trial]]:
     found = []
-    for trial in training.rates(network, job, steps=TRIALS):
+    for trial in training.try_rates(network, job, steps=TRIALS):
         found.append(trial)
         yield len(found)
     return found

@@ -30,24 +30,24 @@ from ..preprocessing import Preprocessing
 from ..recipe import Recipe
 from ..vocabulary import Event
 from .rates import Trial, rate_chart, smoothed_losses, suggested_rate
-from .sheet import sheet
+from .sheet import contact_sheet
 from .state import TrainState, load, save
 
 __all__ = [
     "Job",
     "TrainState",
     "Trial",
+    "contact_sheet",
     "events",
     "load",
     "logits",
     "rate_chart",
-    "rates",
     "rehearsals",
     "save",
-    "sheet",
     "start",
     "step",
     "suggested_rate",
+    "try_rates",
 ]
 
 VALIDATION_BATCH = 64
@@ -174,7 +174,7 @@ def _rehearse(state: TrainState, job: Job, batch: Batch) -> float:
     return _step_within_memory(state, job, batch)
 
 
-def rates(
+def try_rates(
     network: nn.Module, job: Job, *, lowest: float = 1e-6, highest: float = 10.0, steps: int = 100
 ) -> Iterator[Trial]:
     """A learning-rate range test: (rate, loss) of each step of a copy of `network`, whose rate rises geometrically.

@@ -45,7 +45,7 @@ def rate_chart(trials: Sequence[Trial]) -> str:
     ground = HEIGHT - BOTTOM
     line = " ".join(f"{x(rate):.1f},{y(loss):.1f}" for (rate, _), loss in zip(trials, losses))
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" font-size="12">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-size="12">',
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
         *(f'<circle cx="{x(rate):.1f}" cy="{y(loss):.1f}" r="2" fill="#bbb"/>' for rate, loss in trials),
         f'<polyline points="{line}" fill="none" stroke="#1f5fa8" stroke-width="2"/>',

@@ -13,7 +13,7 @@ SMALLEST = 128  # pixels; a smaller picture is shown larger, every pixel as a sq
 GAP, LINE = 8, 18  # pixels between tiles, of a line of text
 
 
-def sheet(batch: Batch, classes: Sequence[str], *, most: int = 24, columns: int = 6) -> np.ndarray:
+def contact_sheet(batch: Batch, classes: Sequence[str], *, most: int = 24, columns: int = 6) -> np.ndarray:
     """uint8 `(H, W, 3)`: at most so many pictures of `batch`, under each its class, and the one mixed into it."""
     pictures = batch.images[:most].permute(0, 2, 3, 1).numpy()
     tiles = [_tile(picture, _labels(batch, place, classes)) for place, picture in enumerate(pictures)]
