@@ -230,22 +230,34 @@ def transformed(*matrix: Any) -> Any:
     return made
 
 
-# name → what Pillow makes of it, how many levels it may be off, and by how many pixels the border is left out
+def flattened(image: Image.Image, strength: float) -> np.ndarray:
+    """Each channel's values spread by their cumulative share, from the least on (Gonzalez & Woods, §3.3)."""
+    made = np.array(image)
+    for channel in range(3):
+        values, places, counts = np.unique(made[..., channel], return_inverse=True, return_counts=True)
+        below = counts.cumsum() - counts[0]
+        levels = np.rint(255 * below / max(1, below[-1])) if len(values) > 1 else values
+        made[..., channel] = levels[places].reshape(SIZE, SIZE)
+    return made
+
+
+# name → what Pillow (of equalise numpy: Pillow's is a coarser one) makes of it, how many levels it may be off, and how
+# many pixels of the border are left out
 PILLOWS: dict[str, tuple[Any, float, int]] = {
     "identity": (lambda image, strength: image, 0, 0),
     "autocontrast": (lambda image, strength: ImageOps.autocontrast(image), 1, 0),
-    "equalise": (lambda image, strength: ImageOps.equalize(image), 8, 0),
-    "rotate": (lambda image, strength: image.rotate(30 * strength, Image.Resampling.BILINEAR), 3, 16),
+    "equalise": (flattened, 1, 0),
+    "rotate": (lambda image, strength: image.rotate(30 * strength, Image.Resampling.BILINEAR), 2, 16),
     "solarise": (lambda image, strength: ImageOps.solarize(image, 256 * (1 - abs(strength))), 0, 0),
     "posterise": (lambda image, strength: ImageOps.posterize(image, 8 - round(4 * abs(strength))), 0, 0),
     "saturation": (enhanced(ImageEnhance.Color), 2, 0),
     "contrast": (enhanced(ImageEnhance.Contrast), 2, 0),
     "brightness": (enhanced(ImageEnhance.Brightness), 1, 0),
     "sharpness": (enhanced(ImageEnhance.Sharpness), 2, 1),
-    "shear x": (transformed(1, lambda v: 0.3 * v, 0, 0, 1, 0), 3, 10),
-    "shear y": (transformed(1, 0, 0, lambda v: 0.3 * v, 1, 0), 3, 10),
-    "translate x": (transformed(1, 0, lambda v: 0.3 * v * SIZE, 0, 1, 0), 3, 16),
-    "translate y": (transformed(1, 0, 0, 0, 1, lambda v: 0.3 * v * SIZE), 3, 16),
+    "shear x": (transformed(1, lambda v: 0.3 * v, 0, 0, 1, 0), 2, 10),
+    "shear y": (transformed(1, 0, 0, lambda v: 0.3 * v, 1, 0), 2, 10),
+    "translate x": (transformed(1, 0, lambda v: 0.3 * v * SIZE, 0, 1, 0), 2, 16),
+    "translate y": (transformed(1, 0, 0, 0, 1, lambda v: 0.3 * v * SIZE), 2, 16),
 }
 
 

@@ -82,14 +82,12 @@ def lion(weight: np.ndarray, gradient: np.ndarray, decay: float, memory: dict[st
 
 
 def nadamw(weight: np.ndarray, gradient: np.ndarray, decay: float, memory: dict[str, Any]) -> np.ndarray:
-    """What muon leaves small matrices and vectors to: Dozat 2016, momentum's schedule after Sutskever, decay beside."""
+    """What muon leaves small matrices and vectors to: adamw, whose first moment looks one step ahead (Dozat 2016)."""
     t = memory["t"] = memory.get("t", 0) + 1
-    now, after = (BETA * (1 - 0.5 * 0.96 ** (step * 0.004)) for step in (t, t + 1))
-    memory["p"] = memory.get("p", 1) * now
     memory["m"] = BETA * memory.get("m", 0) + (1 - BETA) * gradient
     memory["v"] = 0.999 * memory.get("v", 0) + 0.001 * gradient**2
-    m = after * memory["m"] / (1 - memory["p"] * after) + (1 - now) * gradient / (1 - memory["p"])
-    return weight * (1 - LR * decay) - LR * m / (np.sqrt(memory["v"] / (1 - 0.999**t)) + 1e-7)
+    ahead = (BETA * memory["m"] + (1 - BETA) * gradient) / (1 - BETA**t)
+    return weight * (1 - LR * decay) - LR * ahead / (np.sqrt(memory["v"] / (1 - 0.999**t)) + 1e-7)
 
 
 FORMULAS: dict[str, Callable[..., np.ndarray]] = {
