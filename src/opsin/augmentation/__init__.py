@@ -162,6 +162,8 @@ _SIDES = {
     "hflip": {"left", "right", "links", "rechts", "gauche", "droite"},
     "vflip": {"up", "down", "top", "bottom", "upper", "lower", "above", "below"},
 }
+_COLOURS = {"red", "orange", "yellow", "green", "blue", "purple", "brown", "pink", "black", "white", "gray", "grey"}
+_COLOURS |= {"rot", "gelb", "blau", "braun", "schwarz", "rouge", "jaune", "vert", "bleu", "noir", "blanc"}
 _WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")  # of turn_left, turn-left, turnLeft, LEFT
 
 
@@ -181,7 +183,7 @@ def _words(name: str) -> set[str]:
 
 
 def resolved(choice: AugmentChoice, classes: Sequence[str]) -> tuple[AugmentChoice, list[str]]:
-    """`safe` flips decided for these classes, and a sentence for each one refused."""
+    """`safe` flips decided for these classes, and a sentence for each one refused, or for what may relabel."""
     decided: dict[str, Any] = {}
     refusals = []
     for flip in ("hflip", "vflip"):
@@ -190,4 +192,9 @@ def resolved(choice: AugmentChoice, classes: Sequence[str]) -> tuple[AugmentChoi
             refusals.append(f"{flip} refused: {reason}, and a mirrored one is another; ask with --set {flip}=yes")
         if getattr(choice, flip) == "safe":
             decided[flip] = "no" if reason else "yes"
+    coloured = [name for name in classes if _COLOURS & _words(name)]
+    if choice.policy != "none" and coloured:
+        refusals.append(
+            f"{choice.policy} changes colours, and class {coloured[0]!r} names one: --set policy=none is safe"
+        )
     return dataclasses.replace(choice, **decided), refusals
