@@ -179,7 +179,7 @@ def relabelling(classes: Sequence[str], flip: str) -> str:
 
 def _words(name: str) -> set[str]:
     """The words of a class name, also where only capitals part them: `turnLeft`."""
-    return {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)}
+    return {word.lower() for word in _WORDS.findall(name)}
 
 
 def resolved(choice: AugmentChoice, classes: Sequence[str]) -> tuple[AugmentChoice, list[str]]:
