@@ -396,3 +396,13 @@ def test_safe_flips_are_decided_and_refusals_told() -> None:
 def test_flips_that_were_asked_for_or_are_off_stay() -> None:
     asked = dataclasses.replace(OFF, hflip="yes", vflip="no")
     assert resolved(asked, ["0", "1"]) == (asked, [])
+
+
+def test_policies_that_change_colours_are_told_where_classes_name_them() -> None:
+    choice = dataclasses.replace(OFF, policy="randaugment")
+    assert resolved(choice, ["cat", "redhead"]) == (choice, [])
+    same, told = resolved(choice, ["apple_red", "apple_green"])
+    assert same == choice
+    assert len(told) == 1
+    assert "'apple_red' names one" in told[0]
+    assert resolved(OFF, ["red", "green"]) == (OFF, [])

@@ -21,6 +21,8 @@ from opsin.vocabulary import Dataset, Record, finished
 
 OFF = AugmentChoice()
 MOVING = AugmentChoice("yes", "no", 10.0, 0.1, 0.1, 0.5, 0.2, 0.2, 0.2)
+MIXED = AugmentChoice(mixup=1.0, cutmix=1.0)
+EVERYTHING = dataclasses.replace(MOVING, policy="randaugment", noise=0.1, blur=1.0, erase=0.5, perspective=0.1, mixup=1)
 SIDE = 8
 
 
@@ -29,11 +31,11 @@ class Nothing:
         raise AssertionError("the pixels are here already")
 
 
-def made(n: int = 50, batch: int = 16, seed: int = 0, augment: AugmentChoice = OFF) -> Batches:
+def made(n: int = 50, batch: int = 16, seed: int = 0, augment: AugmentChoice = OFF, balanced: bool = False) -> Batches:
     records = tuple(Record(f"{i:04d}", i % 7, "train") for i in range(n))
     data = Dataset("set", records, tuple("abcdefg"), Nothing(), "f")
     array = np.random.default_rng(0).integers(0, 256, (n, 3, SIDE, SIDE), np.uint8)
-    return Batches(Pixels(data, array), batch, SIDE, augment, seed)
+    return Batches(Pixels(data, array), batch, SIDE, augment, seed, balanced=balanced)
 
 
 def order(source: Batches, epoch: int, start: int = 0) -> list[int]:
@@ -41,7 +43,8 @@ def order(source: Batches, epoch: int, start: int = 0) -> list[int]:
 
 
 def equal(a: Batch, b: Batch) -> bool:
-    return torch.equal(a.images, b.images) and torch.equal(a.targets, b.targets) and np.array_equal(a.rows, b.rows)
+    tensors = ("images", "targets", "others", "shares")
+    return all(torch.equal(getattr(a, name), getattr(b, name)) for name in tensors) and np.array_equal(a.rows, b.rows)
 
 
 def test_an_epoch_is_a_permutation() -> None:
@@ -82,8 +85,9 @@ def test_batches_are_of_even_size(n: int, batch: int, sizes: list[int]) -> None:
 
 @pytest.mark.parametrize("start", range(6))
 @pytest.mark.parametrize("epoch", [0, 3])
-def test_from_any_position_the_rest_is_the_same(start: int, epoch: int) -> None:
-    source = made(80, 16, augment=MOVING)
+@pytest.mark.parametrize(("augment", "balanced"), [(MOVING, False), (EVERYTHING, True)])
+def test_from_any_position_the_rest_is_the_same(start: int, epoch: int, augment: AugmentChoice, balanced: bool) -> None:
+    source = made(80, 16, augment=augment, balanced=balanced)
     whole = list(source.epoch(epoch))
     rest = list(source.epoch(epoch, start))
     assert len(rest) == max(0, len(whole) - start)
@@ -120,7 +124,7 @@ def test_a_batch_of_the_whole_set_is_made_in_slices_without_a_difference(monkeyp
 
 @pytest.mark.parametrize("threads", [1, 5])
 def test_threads_do_not_change_a_batch(threads: int) -> None:
-    source = made(50, 40, augment=MOVING)
+    source = made(50, 40, augment=EVERYTHING)
     other = dataclasses.replace(source, threads=threads)
     assert all(equal(a, b) for a, b in zip(source.epoch(1), other.epoch(1), strict=True))
 
@@ -135,6 +139,78 @@ def test_pictures_that_are_not_kept_make_the_same_batches() -> None:
     streamed = Pixels(data, cache.Undecoded(data, road))
     both = [Batches(pixels, 8, SIDE, MOVING, 0).epoch(2) for pixels in (kept, streamed)]
     assert all(equal(a, b) for a, b in zip(*both, strict=True))
+
+
+# Balanced sampling, and mixing ---------------------------------------------------------------------------------------
+
+
+def uneven(counts: list[int], balanced: bool = True, augment: AugmentChoice = OFF) -> Batches:
+    targets = np.repeat(np.arange(len(counts)), counts)
+    records = tuple(Record(f"{i:04d}", int(target), "train") for i, target in enumerate(targets))
+    data = Dataset("set", records, tuple(map(str, range(len(counts)))), Nothing(), "f")
+    array = np.random.default_rng(0).integers(0, 256, (len(targets), 3, SIDE, SIDE), np.uint8)
+    return Batches(Pixels(data, array), 16, SIDE, augment, 0, balanced=balanced)
+
+
+@pytest.mark.parametrize("counts", [[90, 10], [50, 3, 1], [10, 0, 40], [7, 7, 7], [5]])
+def test_balanced_classes_come_as_often_and_an_epoch_stays_as_long(counts: list[int]) -> None:
+    source = uneven(counts)
+    n, present = sum(counts), [count for count in counts if count]
+    for epoch in range(3):
+        rows = np.array(order(source, epoch))
+        targets = source.pixels.targets().numpy()[rows]
+        shares = np.bincount(targets, minlength=len(counts))
+        assert len(rows) == n
+        assert set(shares[np.array(counts) > 0]) <= {n // len(present), -(-n // len(present))}
+        for target in set(targets):
+            often = np.bincount(rows[targets == target], minlength=n)[source.pixels.targets().numpy() == target]
+            assert often.max() - often.min() <= 1
+    assert sorted(order(source, 0)) != sorted(order(source, 1)) or len(set(present)) == 1
+
+
+def test_balanced_sampling_reaches_every_picture_of_a_large_class_in_time() -> None:
+    source = uneven([90, 10])
+    seen = set(itertools.chain.from_iterable(order(source, epoch) for epoch in range(12)))
+    assert seen == set(range(100))
+
+
+def test_a_picture_that_comes_twice_is_changed_in_two_ways() -> None:
+    found: dict[int, list[bytes]] = {}
+    for batch in uneven([90, 10], augment=MOVING).epoch(0):
+        for row, image in zip(batch.rows, batch.images):
+            found.setdefault(int(row), []).append(image.numpy().tobytes())
+    assert [len(found[row]) for row in range(90, 100)] == [5] * 10
+    assert all(len(set(found[row])) == 5 for row in range(90, 100))
+
+
+def test_without_mixing_every_picture_is_its_own() -> None:
+    for batch in made().epoch(0):
+        assert torch.equal(batch.others, batch.targets)
+        assert batch.shares.tolist() == [1] * len(batch.rows)
+
+
+def test_mixed_pictures_and_labels_belong_together() -> None:
+    """The second picture is the next of the batch; how much of each it holds is what the share says."""
+    source = made(50, 25, augment=MIXED)
+    kinds = [0, 0]
+    for batch in source.epoch(1):
+        own = source.pixels.array[batch.rows].astype(float)
+        other = np.roll(own, -1, 0)
+        assert torch.equal(batch.others, batch.targets.roll(-1))
+        for share, image, a, b in zip(batch.shares.tolist(), batch.images.numpy(), own, other):
+            blended = np.abs(image - (share * a + (1 - share) * b)).max() <= 0.51
+            pasted = (image != a).any(0)
+            cut = (image == np.where(pasted, b, a)).all() and pasted.mean() == pytest.approx(1 - share, abs=0.02)
+            assert blended or cut
+            kinds[int(cut)] += 1
+    assert min(kinds) > 10
+
+
+def test_a_batch_of_one_is_mixed_with_itself() -> None:
+    source = made(3, 1, augment=MIXED)
+    for batch in source.epoch(0):
+        assert np.abs(batch.images.numpy().astype(int) - source.pixels.array[batch.rows]).max() <= 1
+        assert torch.equal(batch.others, batch.targets)
 
 
 def workers() -> int:

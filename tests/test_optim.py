@@ -62,12 +62,44 @@ def adamw(weight: np.ndarray, gradient: np.ndarray, decay: float, memory: dict[s
     return weight * (1 - LR * decay) - LR * m / (np.sqrt(v) + 1e-8)
 
 
+def adam(weight: np.ndarray, gradient: np.ndarray, decay: float, memory: dict[str, Any]) -> np.ndarray:
+    """Kingma & Ba 2014, algorithm 1: decay is part of the gradient."""
+    return adamw(weight, gradient + decay * weight, 0.0, memory)
+
+
+def rmsprop(weight: np.ndarray, gradient: np.ndarray, decay: float, memory: dict[str, Any]) -> np.ndarray:
+    gradient = gradient + decay * weight
+    memory["s"] = 0.99 * memory.get("s", 0) + 0.01 * gradient**2
+    memory["v"] = BETA * memory.get("v", 0) + gradient / (np.sqrt(memory["s"]) + 1e-8)
+    return weight - LR * memory["v"]
+
+
+def lion(weight: np.ndarray, gradient: np.ndarray, decay: float, memory: dict[str, Any]) -> np.ndarray:
+    """Chen et al. 2023, algorithm 2."""
+    m = memory.get("m", 0)
+    memory["m"] = 0.99 * m + 0.01 * gradient
+    return weight - LR * (np.sign(BETA * m + (1 - BETA) * gradient) + decay * weight)
+
+
+def nadamw(weight: np.ndarray, gradient: np.ndarray, decay: float, memory: dict[str, Any]) -> np.ndarray:
+    """What muon leaves small matrices and vectors to: adamw, whose first moment looks one step ahead (Dozat 2016)."""
+    t = memory["t"] = memory.get("t", 0) + 1
+    memory["m"] = BETA * memory.get("m", 0) + (1 - BETA) * gradient
+    memory["v"] = 0.999 * memory.get("v", 0) + 0.001 * gradient**2
+    ahead = (BETA * memory["m"] + (1 - BETA) * gradient) / (1 - BETA**t)
+    return weight * (1 - LR * decay) - LR * ahead / (np.sqrt(memory["v"] / (1 - 0.999**t)) + 1e-7)
+
+
 FORMULAS: dict[str, Callable[..., np.ndarray]] = {
     "gd": sgd,
     "sgd": sgd,
     "momentum": momentum,
     "nesterov": nesterov,
     "adamw": adamw,
+    "adam": adam,
+    "rmsprop": rmsprop,
+    "lion": lion,
+    "muon": nadamw,
 }
 
 
@@ -95,12 +127,12 @@ def test_three_steps_are_those_of_the_formula_and_biases_do_not_decay(name: str)
 def test_the_formulas_differ() -> None:
     """So that a table that mixes them up is found out."""
     ends = {}
-    for name in ("sgd", "momentum", "nesterov", "adamw"):
+    for name in FORMULAS.keys() - {"gd"}:
         weight, memory = np.zeros((2, 2)), {}
         for _ in range(3):
             weight = FORMULAS[name](weight, CURVES * (weight - CENTRES), DECAY, memory)
         ends[name] = weight.tobytes()
-    assert len(set(ends.values())) == 4
+    assert len(set(ends.values())) == 8
 
 
 def test_nesterov_without_momentum_is_plain() -> None:
@@ -108,8 +140,66 @@ def test_nesterov_without_momentum_is_plain() -> None:
 
 
 def test_an_unknown_optimiser_answers_with_the_nearest() -> None:
-    with pytest.raises(CallError, match=r"unknown optimiser 'adam'.*Did you mean 'adamw'"):
-        optim.optimiser(Bowl(), chosen(optimiser="adam"))
+    with pytest.raises(CallError, match=r"unknown optimiser 'adamz'.*Did you mean 'adam"):
+        optim.optimiser(Bowl(), chosen(optimiser="adamz"))
+
+
+@pytest.mark.parametrize("name", OPTIMISERS)
+@pytest.mark.parametrize("lookahead", [0, 5])
+def test_every_optimiser_reaches_the_same_minimum_of_a_convex_problem(name: str, lookahead: int) -> None:
+    """Least squares with a 6 × 8 matrix, large enough for muon, and a bias; the rate falls to 0."""
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(60, 8)), rng.normal(size=(60, 6))
+    both = np.column_stack([x, np.ones(60)])
+    wanted = np.linalg.lstsq(both, y, rcond=None)[0]
+    network = nn.Linear(8, 6).double()
+    choice = chosen(optimiser=name, weight_decay=0.0, lr=0.05, schedule="linear", lookahead=lookahead)
+    optimiser, slow = optim.optimiser(network, choice), optim.slow_weights(network)
+    for step in range(1500):
+        set_rate(optimiser, rate(choice, step, 1500, 10))
+        optimiser.zero_grad()
+        (network(torch.from_numpy(x)) - torch.from_numpy(y)).square().sum(1).mean().backward()
+        optimiser.step()
+        if lookahead and (step + 1) % lookahead == 0:
+            optim.look_back(network, slow)
+    np.testing.assert_allclose(network.weight.detach().numpy(), wanted[:-1].T, atol=1e-3)
+    np.testing.assert_allclose(network.bias.detach().numpy(), wanted[-1], atol=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(6, 8), (8, 4, 3, 3)])
+def test_muon_steps_along_the_nearest_orthogonal_matrix(shape: tuple[int, ...]) -> None:
+    """A convolution's kernels are the rows of one matrix. A step goes along U Vᵀ of the gradient, to 30 %."""
+    layer = nn.Parameter(torch.randn(shape, generator=torch.Generator().manual_seed(0)))
+    before = layer.detach().clone()
+    made = nn.ParameterList([layer])
+    optimiser = optim.optimiser(made, chosen(optimiser="muon", weight_decay=0.5))
+    layer.grad = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    optimiser.step()
+    moved = (layer.detach() - before * (1 - LR * 0.5)).flatten(1).numpy().astype(float)
+    u, _, vt = np.linalg.svd(layer.grad.flatten(1).numpy().astype(float), full_matrices=False)
+    in_their_axes = u.T @ moved @ vt.T / (-LR * 0.2 * np.sqrt(max(moved.shape)))
+    assert np.abs(np.diag(in_their_axes) - 1).max() < 0.3
+    assert np.abs(in_their_axes - np.diag(np.diag(in_their_axes))).max() < 0.03
+
+
+def test_looking_back_goes_half_way() -> None:
+    made = nn.Linear(2, 2)
+    made.bias.requires_grad_(False)
+    slow = optim.slow_weights(made)
+    before = made.weight.detach().clone()
+    assert set(slow) == {"weight"}
+    with torch.no_grad():
+        made.weight.add_(1)
+        made.bias.add_(1)
+    bias = made.bias.clone()
+    optim.look_back(made, slow)
+    torch.testing.assert_close(made.weight.detach(), before + 0.5)
+    assert torch.equal(slow["weight"], made.weight)
+    with torch.no_grad():
+        made.weight.add_(1)
+    assert not torch.equal(slow["weight"], made.weight)  # a copy of its own
+    assert torch.equal(made.bias, bias)
 
 
 def network() -> nn.Sequential:
@@ -142,10 +232,11 @@ def test_frozen_weights_are_left_out() -> None:
     assert set(told(optimiser, made, "lr")) == {"1.weight", "1.bias", "2.weight", "2.bias", "4.weight", "4.bias"}
 
 
-def test_rates_fall_by_layer_decay_from_the_head_to_the_input() -> None:
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_rates_fall_by_layer_decay_from_the_head_to_the_input(name: str) -> None:
     made = network()
     stages = [["0.weight", "0.bias"], ["1.weight", "1.bias", "2.weight", "2.bias"], ["4.weight", "4.bias"]]
-    optimiser = optim.optimiser(made, chosen(), stages, 0.5)
+    optimiser = optim.optimiser(made, chosen(optimiser=name), stages, 0.5)
     set_rate(optimiser, 0.8)
     rates = told(optimiser, made, "lr")
     wanted = {name: share for stage, share in zip(stages, (0.2, 0.4, 0.8)) for name in stage}

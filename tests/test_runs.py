@@ -124,6 +124,23 @@ WAYS = {
     "momentum": {},
     "adamw, averaged": {"optimiser": "adamw", "ema": 0.9, "lr": 0.001},
     "best, patience": {"keep": "best", "patience": 1, "epochs": 4},
+    "muon, looking back, all that is drawn": {
+        "optimiser": "muon",
+        "lookahead": 2,
+        "lr": 0.003,
+        "batch": 8,
+        "accumulate": 2,
+        "loss": "focal",
+        "class_weights": "effective",
+        "sampling": "balanced",
+        "mixup": 0.5,
+        "cutmix": 0.5,
+        "erase": 0.5,
+        "policy": "augmix",
+        "noise": 0.05,
+        "blur": 1.0,
+        "perspective": 0.1,
+    },
 }
 
 

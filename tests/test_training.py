@@ -73,6 +73,50 @@ def test_full_batch_gradient_descent_is_the_exact_step_whatever_fits_at_a_time(m
     np.testing.assert_allclose(network.head.bias.detach(), bias - 0.1 * (p - hot).mean(0), atol=1e-6)
 
 
+@pytest.mark.parametrize("optimiser", ["momentum", "muon", "adamw"])
+def test_accumulated_batches_are_the_big_batch(optimiser: str) -> None:
+    """Networks without batch norm: three batches of four a step, or one of twelve."""
+    small, big = (
+        job(recipe(optimiser=optimiser, batch=batch, accumulate=12 // batch, epochs=3, mixup=0.5)) for batch in (4, 12)
+    )
+    assert len(small.batches) == len(big.batches) == 1
+    ends = []
+    for work in (small, big):
+        hungry = Hungry(work.recipe.learn.batch)
+        run(hungry, work)
+        assert set(hungry.seen) == {work.recipe.learn.batch}
+        ends.append(weights(hungry.inner))
+    for name in ends[0]:
+        torch.testing.assert_close(ends[0][name], ends[1][name], atol=2e-6 if optimiser != "muon" else 1e-3, rtol=0)
+
+
+def test_a_batch_is_cut_evenly() -> None:
+    """A part of one picture would spoil a batch norm."""
+    batch = next(job(recipe(batch=13), n=13).batches.epoch(0))
+    parts = list(batch.parts(6))
+    assert [len(images) for images, *_ in parts] == [5, 4, 4]
+    for column, whole in enumerate((batch.images, batch.targets, batch.others, batch.shares)):
+        assert torch.equal(torch.cat([part[column] for part in parts]), whole)
+
+
+def test_mixed_labels_and_their_class_weights_are_in_the_loss() -> None:
+    work = job(recipe(label_smoothing=0.2, mixup=1.0))
+    work = dataclasses.replace(work, weights=torch.tensor([3.0, 0.0, 0.5]))
+    network = seeded(Linear)
+    batch = next(work.batches.epoch(0))
+    assert ((batch.shares > 0.05) & (batch.shares < 0.95)).sum() > 6
+    logs = network(preprocessing.normalise(ROAD, batch.images)).detach().log_softmax(1).numpy().astype(float)
+    total = 0.0
+    for row, log in enumerate(logs):
+        own, other, share = int(batch.targets[row]), int(batch.others[row]), float(batch.shares[row])
+        target = np.full(3, 0.2 / 3)
+        target[own] += 0.8 * share
+        target[other] += 0.8 * (1 - share)
+        weight = share * float(work.weights[own]) + (1 - share) * float(work.weights[other])
+        total -= weight * (target * log).sum() / 12
+    assert training.step(training.start(network, work), work, batch) == pytest.approx(total, abs=1e-6)
+
+
 def test_class_weights_and_smoothing_are_in_the_loss() -> None:
     work = job(recipe(label_smoothing=0.3))
     work = dataclasses.replace(work, weights=torch.tensor([3.0, 0.0, 0.5]))
@@ -253,6 +297,12 @@ CHOICES = {
     "adamw, averaged": {"optimiser": "adamw", "ema": 0.9, "weight_decay": 0.1},
     "best, patience": {"keep": "best", "patience": 1, "optimiser": "nesterov"},
     "plain": {"optimiser": "sgd"},
+    "adam, looking back": {"optimiser": "adam", "lookahead": 2},
+    "rmsprop": {"optimiser": "rmsprop", "lr": 0.001},
+    "lion": {"optimiser": "lion", "weight_decay": 0.1, "lr": 0.001},
+    "muon": {"optimiser": "muon", "weight_decay": 0.1, "ema": 0.9},
+    "mixed": {"mixup": 1.0, "cutmix": 1.0, "loss": "focal", "label_smoothing": 0.1},
+    "changed": {"policy": "augmix", "noise": 0.1, "blur": 1.0, "erase": 0.5, "perspective": 0.2},
 }
 
 
@@ -354,13 +404,14 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch, where: 
     assert training.load(training.start(seeded(Linear), work), tmp_path)
 
 
-@pytest.mark.parametrize("other", ["network", "averaging"])
+@pytest.mark.parametrize("other", ["network", "averaging", "lookahead"])
 def test_a_checkpoint_of_another_network_or_recipe_is_refused(tmp_path, other: str) -> None:
     training.save(training.start(seeded(Linear), job(recipe())), tmp_path)
     if other == "network":
         state = training.start(seeded(Net), job(recipe()))
     else:
-        state = training.start(seeded(Linear), job(recipe(ema=0.9)))
+        changed = {"averaging": {"ema": 0.9}, "lookahead": {"lookahead": 3}}[other]
+        state = training.start(seeded(Linear), job(recipe(**changed)))
     with pytest.raises(ModelError, match="checkpoint") as caught:
         training.load(state, tmp_path)
     assert caught.value.exit_code == 4

@@ -69,14 +69,14 @@ def recipe(**changes: object) -> Recipe:
 
 
 def job(choices: Recipe, n: int = 12, *, plan: Plan = Plan(), val: int = 0, seed: int = 0) -> Job:  # noqa: B008
-    """The Job of `n` pictures of noise in three classes, without augmentation, the first `val` also validating."""
+    """The Job of `n` pictures of noise in three classes, not flipped nor turned, the first `val` also validating."""
     rng = np.random.default_rng(seed)
     images = rng.integers(0, 256, (n, 8, 8, 3), dtype=np.uint8)
     data = arrays.dataset("noise", {"train": (images, np.arange(n) % 3)}, ("a", "b", "c"))
     order = [data.store.read(record.key).transpose(2, 0, 1) for record in data.records]
     pixels = Pixels(data, np.stack(order))
     quiet = choices.set(hflip="no", vflip="no", rotate=0)
-    batch = n if quiet.optim.optimiser == "gd" else quiet.learn.batch
+    batch = n if quiet.optim.optimiser == "gd" else quiet.learn.batch * quiet.learn.accumulate
     chosen = {record.key for record in data.records[:val]}
     return Job(
         Batches(pixels, batch, 8, quiet.augment, quiet.seed),

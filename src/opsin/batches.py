@@ -27,11 +27,26 @@ AHEAD = 2  # batches in the making: with one, threads would wait for the last sl
 
 @dataclass(frozen=True)
 class Batch:
-    """uint8 images `(B, 3, S, S)`, channels last in memory, int64 targets `(B,)`, and their rows of the Pixels."""
+    """One step's pictures.
+
+    Attributes:
+        images: uint8 `(B, 3, S, S)`, channels last in memory.
+        targets: int64 `(B,)`.
+        rows: of the Pixels.
+        others: int64 `(B,)`: the targets of what was mixed into each picture.
+        shares: float32 `(B,)`: how much of each is its own target's; 1 where nothing was mixed into it.
+    """
 
     images: Tensor
     targets: Tensor
     rows: np.ndarray
+    others: Tensor
+    shares: Tensor
+
+    def parts(self, most: int) -> Iterator[tuple[Tensor, ...]]:
+        """Images, targets, others and shares of at most so many pictures at a time, evenly divided."""
+        count = -(-len(self.images) // most)
+        return zip(*(torch.tensor_split(t, count) for t in (self.images, self.targets, self.others, self.shares)))
 
 
 @dataclass(frozen=True)
@@ -44,6 +59,7 @@ class Batches:
         size: side S of the network's input.
         augment: flips resolved.
         threads: that make batches. The batches do not depend on it.
+        balanced: every class as often, its records repeated or left out in turn; an epoch still has N pictures.
     """
 
     pixels: Pixels
@@ -52,6 +68,7 @@ class Batches:
     augment: AugmentChoice
     seed: int
     threads: int = THREADS
+    balanced: bool = False
 
     def __len__(self) -> int:
         """Batches an epoch."""
@@ -61,29 +78,53 @@ class Batches:
         """The batches of an epoch from number `start` on; the next ones are made while one is used."""
         order = np.random.Generator(np.random.Philox(key=np.array([self.seed, epoch + 2**33], dtype=np.uint64)))
         parts = np.array_split(order.permutation(len(self.pixels)), len(self))[start:]
-        draws = augmentation.sample(self.augment, self.seed, epoch, len(self.pixels), self.size)
-        targets = self.pixels.targets()
+        entries, n = self._entries(epoch), len(self.pixels)
+        draws = augmentation.sample(self.augment, self.seed, epoch, n, self.size)
+        mixes = augmentation.sample_mixes(self.augment, self.seed, epoch, n, self.size)
+        targets = self.pixels.targets()[entries]
         pool = ThreadPoolExecutor(self.threads)
-        begun = (self._begun(pool, rows, draws) for rows in parts)
+        begun = (self._begun(pool, places, entries, draws) for places in parts)
         making = deque(islice(begun, AHEAD))
         try:
-            for rows in parts:
+            for places in parts:
                 images, slices = making.popleft()
                 for part in slices:
                     part.result()
                 making.extend(islice(begun, 1))
-                yield Batch(torch.from_numpy(images).permute(0, 3, 1, 2), targets[rows], rows)
+                own, others, shares = targets[places], targets[places], np.ones(len(places), np.float32)
+                if mixes is not None:
+                    others, shares = own.roll(-1), augmentation.mix(images, mixes[places])
+                made = torch.from_numpy(images).permute(0, 3, 1, 2)
+                yield Batch(made, own, entries[places], others, torch.from_numpy(shares))
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _begun(self, pool: ThreadPoolExecutor, rows: np.ndarray, draws: Draws) -> tuple[np.ndarray, list[Future[None]]]:
+    def _entries(self, epoch: int) -> np.ndarray:
+        """int `(N,)`: the row of each draw of an epoch. Each row once; or, balanced, each class N / K times.
+
+        Of a class no row comes twice more than another; who comes once more is drawn, and so is which class does.
+        """
+        if not self.balanced:
+            return np.arange(len(self.pixels))
+        rng = augmentation.generator(self.seed, epoch, 33)
+        targets = self.pixels.targets().numpy()
+        classes = rng.permutation(np.unique(targets))
+        entries = []
+        for places, target in zip(np.array_split(np.arange(len(targets)), len(classes)), classes):
+            rows = rng.permutation(np.flatnonzero(targets == target))
+            entries.append(np.resize(rows, len(places)))
+        return np.concatenate(entries)
+
+    def _begun(
+        self, pool: ThreadPoolExecutor, places: np.ndarray, entries: np.ndarray, draws: Draws
+    ) -> tuple[np.ndarray, list[Future[None]]]:
         """The images of a batch, uint8 `(B, S, S, 3)`, and the work that is filling them."""
-        images = np.empty((len(rows), self.size, self.size, 3), np.uint8)
+        images = np.empty((len(places), self.size, self.size, 3), np.uint8)
 
-        def fill(places: slice) -> None:
-            for row, out in zip(rows[places], images[places]):
-                picture = self.pixels.picture(row)
-                augmentation.move(picture, draws.maps[row], draws.colours[row], out, border=self.augment.border)
+        def fill(part: slice) -> None:
+            for place, out in zip(places[part], images[part]):
+                picture = self.pixels.picture(entries[place])
+                augmentation.make(picture, draws, place, out, border=self.augment.border)
 
-        slices = [slice(first, first + SLICE) for first in range(0, len(rows), SLICE)]
-        return images, [pool.submit(fill, places) for places in slices]
+        slices = [slice(first, first + SLICE) for first in range(0, len(places), SLICE)]
+        return images, [pool.submit(fill, part) for part in slices]

@@ -30,6 +30,30 @@ def _adamw(groups: Groups, choice: OptimiserChoice) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=choice.lr, betas=(choice.momentum, 0.999), fused=True)
 
 
+def _adam(groups: Groups, choice: OptimiserChoice) -> torch.optim.Optimizer:
+    return torch.optim.Adam(groups, lr=choice.lr, betas=(choice.momentum, 0.999), fused=True)
+
+
+def _rmsprop(groups: Groups, choice: OptimiserChoice) -> torch.optim.Optimizer:
+    return torch.optim.RMSprop(groups, lr=choice.lr, alpha=0.99, momentum=choice.momentum)
+
+
+def _lion(groups: Groups, choice: OptimiserChoice) -> torch.optim.Optimizer:
+    from timm.optim import Lion
+
+    return Lion(groups, lr=choice.lr, betas=(choice.momentum, 0.99))
+
+
+def _muon(groups: Groups, choice: OptimiserChoice) -> torch.optim.Optimizer:
+    """A convolution's weights are one matrix, (out, in·H·W); vectors and small matrices go by NAdamW.
+
+    A matrix's step is scaled so that its entries move as far as AdamW's would (Liu et al. 2025, arXiv 2502.16982).
+    """
+    from timm.optim import Muon
+
+    return Muon(groups, lr=choice.lr, momentum=choice.momentum, nesterov=True, betas=(choice.momentum, 0.999))
+
+
 # gd is sgd whose batch is the whole training set: the loop sees to that.
 OPTIMISERS: dict[str, Callable[[Groups, OptimiserChoice], torch.optim.Optimizer]] = {
     "gd": _sgd(momentum=False),
@@ -37,6 +61,10 @@ OPTIMISERS: dict[str, Callable[[Groups, OptimiserChoice], torch.optim.Optimizer]
     "momentum": _sgd(momentum=True),  # Polyak 1964
     "nesterov": _sgd(momentum=True, nesterov=True),  # Sutskever et al. 2013
     "adamw": _adamw,  # Loshchilov & Hutter 2017, arXiv 1711.05101
+    "adam": _adam,  # Kingma & Ba 2014, arXiv 1412.6980
+    "rmsprop": _rmsprop,  # Tieleman & Hinton 2012, with momentum
+    "lion": _lion,  # Chen et al. 2023, arXiv 2302.06675; wants a rate 3 to 10 times smaller than adamw's
+    "muon": _muon,  # Jordan et al. 2024
 }
 
 
@@ -132,3 +160,16 @@ class Average:
                 self.values[name].lerp_(value, 1 - decay)
             else:
                 self.values[name].copy_(value)
+
+
+def slow_weights(network: nn.Module) -> dict[str, Tensor]:
+    """A copy of the weights that learn: where Lookahead starts from."""
+    return {name: weight.detach().clone() for name, weight in network.named_parameters() if weight.requires_grad}
+
+
+@torch.no_grad()
+def look_back(network: nn.Module, slow: dict[str, Tensor]) -> None:
+    """Lookahead (Zhang et al. 2019, arXiv 1907.08610): slow weights go half-way to the fast ones, and these back."""
+    weights = dict(network.named_parameters())
+    for name, value in slow.items():
+        weights[name].copy_(value.lerp_(weights[name], 0.5))

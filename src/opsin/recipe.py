@@ -54,17 +54,36 @@ class AugmentChoice:
     contrast: Annotated[float, Interval(ge=0, lt=1), doc("largest relative change")] = 0.0
     saturation: Annotated[float, Interval(ge=0, lt=1), doc("largest relative change")] = 0.0
     border: Annotated[Literal["zeros", "reflection"], doc("what stands outside the picture")] = "reflection"
+    perspective: Annotated[float, Interval(ge=0, le=0.4), doc("largest tilt: 0.1 brings a side 10 % nearer")] = 0.0
+    policy: Annotated[
+        Literal["none", "randaugment", "trivialaugment", "augmix"],
+        doc("a few operations a picture, of one strength; one of any strength; a mixture of chains of them"),
+    ] = "none"
+    policy_ops: Annotated[int, Interval(ge=1, le=14), doc("operations one after the other, of randaugment")] = 2
+    policy_strength: Annotated[float, Interval(ge=0, le=1), doc("of randaugment and augmix")] = 0.3
+    blur: Annotated[float, Interval(ge=0, le=10), doc("largest sigma of a Gaussian, pixels of the input")] = 0.0
+    noise: Annotated[float, Interval(ge=0, le=0.5), doc("largest deviation of Gaussian noise; white is 1")] = 0.0
+    erase: Annotated[float, Interval(ge=0, le=1), doc("share of pictures that lose a rectangle")] = 0.0
+    mixup: Annotated[float, Interval(ge=0, le=10), doc("alpha of the shares of two pictures blended; 0: off")] = 0.0
+    cutmix: Annotated[float, Interval(ge=0, le=10), doc("alpha of the shares of two pictures, cut; 0: off")] = 0.0
 
 
 @dataclass(frozen=True)
 class LearnChoice:
     """The loss, how long, and when to stop."""
 
-    loss: Annotated[str, doc("cross-entropy, or mse on one-hot probabilities")] = "cross-entropy"
+    loss: Annotated[str, doc("cross-entropy, focal, poly-1, or mse on one-hot probabilities")] = "cross-entropy"
     label_smoothing: Annotated[float, Interval(ge=0, lt=1), doc("share of the target spread over all classes")] = 0.0
-    class_weights: Annotated[Literal["none", "balanced"], doc("balanced: inverse to a class's count")] = "none"
+    class_weights: Annotated[
+        Literal["none", "balanced", "effective"], doc("inverse to a class's count, or to its effective number")
+    ] = "none"
+    effective_beta: Annotated[float, Interval(ge=0, lt=1), doc("0: classes alike; towards 1: balanced")] = 0.999
+    sampling: Annotated[
+        Literal["natural", "balanced"], doc("balanced: every class as often; an epoch stays as long as it is")
+    ] = "natural"
     epochs: Annotated[int, Ge(0), doc("passes over the training pictures")] = 10
     batch: Annotated[int, Ge(1), doc("pictures a step")] = 64
+    accumulate: Annotated[int, Ge(1), doc("batches whose gradients make one step; memory holds one of them")] = 1
     patience: Annotated[int, Ge(0), doc("epochs without a better `metric` before stopping; 0: never")] = 0
     metric: Annotated[Literal["accuracy", "macro F1", "loss"], doc("what best and patience look at, on val")] = (
         "accuracy"
@@ -76,9 +95,11 @@ class LearnChoice:
 class OptimiserChoice:
     """How weights move."""
 
-    optimiser: Annotated[str, doc("gd (full batch), sgd, momentum, nesterov, adamw")] = "momentum"
+    optimiser: Annotated[str, doc("gd (full batch), sgd, momentum, nesterov, adamw, adam, rmsprop, lion, muon")] = (
+        "momentum"
+    )
     lr: Annotated[float, Gt(0), doc("highest learning rate")] = 0.001
-    momentum: Annotated[float, Interval(ge=0, lt=1), doc("of momentum and nesterov; beta1 of adamw")] = 0.9
+    momentum: Annotated[float, Interval(ge=0, lt=1), doc("of momentum, nesterov, rmsprop, muon; beta1 of others")] = 0.9
     weight_decay: Annotated[float, Ge(0), doc("not applied to biases and norms")] = 0.0
     clip_norm: Annotated[float, Ge(0), doc("largest norm of the whole gradient; 0: off")] = 0.0
     clip_value: Annotated[float, Ge(0), doc("largest single gradient; 0: off")] = 0.0
@@ -87,6 +108,7 @@ class OptimiserChoice:
     step_every: Annotated[int, Ge(1), doc("epochs between the drops of schedule step")] = 10
     step_factor: Annotated[float, Interval(gt=0, le=1), doc("what a drop multiplies the rate with")] = 0.1
     ema: Annotated[float, Interval(ge=0, lt=1), doc("decay a step of the averaged weights; 0: off")] = 0.0
+    lookahead: Annotated[int, Ge(0), doc("steps after which weights go half-way back; 0: off")] = 0
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from ..recipe import Recipe
 from ..vocabulary import Dataset, Event, Scores
 from . import stages
 from .folder import create, find, listed, record, reopen
+from .previews import augmented, find_rate
 from .scoring import evaluate, evaluating
 from .stages import MEASURED, Execution, check
 
@@ -35,12 +36,14 @@ __all__ = [
     "MEASURED",
     "Execution",
     "Run",
+    "augmented",
     "check",
     "create",
     "evaluate",
     "evaluating",
     "events",
     "find",
+    "find_rate",
     "finish",
     "listed",
     "load",

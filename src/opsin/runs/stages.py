@@ -190,11 +190,13 @@ def _network(
 def _job(recipe: Recipe, pixels: Pixels, enlarged: Pixels | None, road: Preprocessing) -> Job:
     learn = recipe.learn
     train = (enlarged or pixels).part(_in("train"))
-    batch = len(train) if recipe.optim.optimiser == "gd" else learn.batch
+    batch = len(train) if recipe.optim.optimiser == "gd" else learn.batch * learn.accumulate
     classes = len(train.data.classes)
     val = pixels.part(_in("val")) if any(record.split == "val" for record in pixels.data.records) else None
-    weights_ = losses.class_weights(list(train.data.counts().values()), learn.class_weights)
-    batches = Batches(train, batch, recipe.pixels.size, recipe.augment, recipe.seed)
+    weights_ = losses.class_weights(list(train.data.counts().values()), learn.class_weights, learn.effective_beta)
+    batches = Batches(
+        train, batch, recipe.pixels.size, recipe.augment, recipe.seed, balanced=learn.sampling == "balanced"
+    )
     return Job(batches, val, classes, weights_, road, recipe, Plan())
 
 

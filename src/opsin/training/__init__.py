@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 import math
 import operator
 from collections.abc import Callable, Iterator, Sequence
@@ -28,9 +29,26 @@ from ..plans import Plan
 from ..preprocessing import Preprocessing
 from ..recipe import Recipe
 from ..vocabulary import Event
+from .rates import Trial, rate_chart, smoothed_losses, suggested_rate
+from .sheet import contact_sheet
 from .state import TrainState, load, save
 
-__all__ = ["Job", "TrainState", "events", "load", "logits", "rehearsals", "save", "start", "step"]
+__all__ = [
+    "Job",
+    "TrainState",
+    "Trial",
+    "contact_sheet",
+    "events",
+    "load",
+    "logits",
+    "rate_chart",
+    "rehearsals",
+    "save",
+    "start",
+    "step",
+    "suggested_rate",
+    "try_rates",
+]
 
 VALIDATION_BATCH = 64
 
@@ -57,7 +75,8 @@ def start(network: nn.Module, job: Job) -> TrainState:
         network, recipe.optim, models.stages(network) if tuned else (), recipe.finetune.layer_decay if tuned else 1.0
     )
     average = optim.Average(network, recipe.optim.ema, pretrained=tuned) if recipe.optim.ema else None
-    return TrainState(network, optimiser, micro=recipe.learn.batch, average=average)
+    slow = optim.slow_weights(network) if recipe.optim.lookahead else None
+    return TrainState(network, optimiser, micro=recipe.learn.batch, average=average, slow=slow)
 
 
 def step(state: TrainState, job: Job, batch: Batch) -> float:
@@ -73,13 +92,14 @@ def step(state: TrainState, job: Job, batch: Batch) -> float:
     optim.set_rate(state.optimiser, optim.rate(recipe.optim, state.step, steps, len(job.batches)))
     state.optimiser.zero_grad()
     total = 0.0
-    for images, targets in zip(torch.split(batch.images, state.micro), torch.split(batch.targets, state.micro)):
-        targets = targets.to(job.plan.device)
-        inputs = preprocessing.normalise(job.preprocessing, images.to(job.plan.device))
+    for part in batch.parts(state.micro):
+        images, targets, others, shares = (tensor.to(job.plan.device) for tensor in part)
+        inputs = preprocessing.normalise(job.preprocessing, images)
         with plans.autocast(job.plan):
             logits = network(plans.lay_out(inputs, job.plan))
-        soft = losses.soft_targets(targets, job.classes, recipe.learn.label_smoothing)
-        each = losses.loss(recipe.learn.loss)(logits.float(), soft) * job.weights.to(targets.device)[targets]
+        hot = losses.mixed_targets(targets, others, shares, job.classes)
+        soft = losses.smoothed(hot, recipe.learn.label_smoothing)
+        each = losses.loss(recipe.learn.loss)(logits.float(), soft) * (hot * job.weights.to(hot.device)).sum(1)
         loss = each.sum() / len(batch.images)
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.item()
@@ -91,6 +111,8 @@ def step(state: TrainState, job: Job, batch: Batch) -> float:
         )
     optim.clip(network.parameters(), recipe.optim)
     state.optimiser.step()
+    if state.slow and (state.step + 1) % recipe.optim.lookahead == 0:
+        optim.look_back(network, state.slow)
     if state.average:
         state.average.update(network)
     return total
@@ -150,6 +172,31 @@ def rehearsals(network: nn.Module, job: Job, offered: Sequence[Plan]) -> dict[Pl
 def _rehearse(state: TrainState, job: Job, batch: Batch) -> float:
     plans.place(state.network, job.plan)  # threads belong to the process, so each turn sets its own
     return _step_within_memory(state, job, batch)
+
+
+def try_rates(
+    network: nn.Module, job: Job, *, lowest: float = 1e-6, highest: float = 10.0, steps: int = 100
+) -> Iterator[Trial]:
+    """A learning-rate range test: (rate, loss) of each step of a copy of `network`, whose rate rises geometrically.
+
+    Ends early where the loss, smoothed, is four times its least, or is no number any more.
+    """
+    state = start(copy.deepcopy(network), job)
+    _learning_mode(state.network, job.recipe)
+    endless = itertools.chain.from_iterable(map(job.batches.epoch, itertools.count()))
+    losses: list[float] = []
+    for batch in itertools.islice(endless, steps):
+        rate = lowest * (highest / lowest) ** (state.step / max(1, steps - 1))
+        recipe = job.recipe.set(lr=rate, schedule="constant", warmup=0.0)
+        try:
+            losses.append(_step_within_memory(state, dataclasses.replace(job, recipe=recipe), batch))
+        except errors.CallError:  # not finite: the rate before was too much
+            return
+        yield rate, losses[-1]
+        state.step += 1
+        smooth = smoothed_losses(losses)
+        if smooth[-1] > 4 * min(smooth):
+            return
 
 
 def _event(kind: Any, state: TrainState, **values: Any) -> Event:

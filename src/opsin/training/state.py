@@ -35,6 +35,7 @@ class TrainState:
         loss_sum: of the epoch under way, over its batches.
         history: the scores of every finished epoch; whoever decides, decides by these alone.
         best: the weights with the best score on validation so far.
+        slow: where Lookahead goes back to.
     """
 
     network: nn.Module
@@ -47,6 +48,7 @@ class TrainState:
     loss_sum: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
     best: dict[str, Tensor] | None = None
+    slow: dict[str, Tensor] | None = None
 
     def weights(self) -> dict[str, Tensor]:
         """The weights to validate and keep: averaged where the recipe averages."""
@@ -114,6 +116,8 @@ def _tensors(state: TrainState) -> dict[str, Tensor]:
         parts["average"] = state.average.values
     if state.best:
         parts["best"] = state.best
+    if state.slow:
+        parts["slow"] = state.slow
     for index, values in state.optimiser.state_dict()["state"].items():
         parts[f"optimiser/{index}"] = {
             name: torch.as_tensor(value) for name, value in values.items() if value is not None
@@ -138,6 +142,8 @@ def _fill(state: TrainState, tensors: dict[str, Tensor], plain: dict[str, Any], 
             state.average.updates = plain["averaged"]
             for name, value in parts["average"].items():
                 state.average.values[name].copy_(value)
+        for name, value in (state.slow or {}).items():
+            value.copy_(parts["slow"][name])
     except (RuntimeError, KeyError, ValueError, TypeError) as error:
         raise errors.ModelError(
             f"checkpoint {file}", expected="one of this run's recipe", received=str(error), do="Start a new run"

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from ...errors import CallError
+from ...errors import CallError, writing
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @click.command()
@@ -26,6 +30,20 @@ from ...errors import CallError
 @click.option("--threads", default=0, type=click.IntRange(min=0), help="Of the CPU; torch decides by default.")
 @click.option("--engine", default="auto", show_default=True, help="Of frozen networks: torch, onnxruntime, openvino.")
 @click.option("--pictures/--no-pictures", default=True, help="Whether the report may show pictures of mistakes.")
+@click.option(
+    "--show-augmentation",
+    "sheet",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE.png",
+    help="Write what the network would be shown, with labels, and train nothing.",
+)
+@click.option(
+    "--find-rate",
+    "chart",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE.svg",
+    help="Try learning rates, write their losses as a picture, say which to take, and train nothing.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON, and nothing else.")
 def command(
     data: str | None,
@@ -41,6 +59,8 @@ def command(
     threads: int,
     engine: str,
     pictures: bool,
+    sheet: Path | None,
+    chart: Path | None,
     as_json: bool,
 ) -> None:
     """From a folder of pictures to a tested, saved classifier.
@@ -55,7 +75,7 @@ def command(
     quiet = render.console(stderr=as_json)
     how = runs.Execution(device, precision, threads, engine)
     if resume:
-        if data or recipe or choices or split or out or group:
+        if data or recipe or choices or split or out or group or sheet or chart:
             raise CallError("--resume", expected="no other choices: the run has made them", received="some")
         folder = runs.find(resume)
         read, chosen = runs.reopen(folder)
@@ -65,6 +85,12 @@ def command(
         chosen = recipes.read(recipe or "finetune").set_texts(choices)
         runs.check(chosen, how)
         found = sources.read(data, group=group)
+        if sheet:
+            _show(sheet, runs.augmented(found, chosen, split=split or ""), as_json)
+        if chart:
+            _told(chart, render.watched(quiet, runs.find_rate(found, chosen, split=split or "", how=how)), as_json)
+        if sheet or chart:
+            return
         folder = runs.create(
             found,
             chosen,
@@ -87,3 +113,26 @@ def command(
         render.scores(quiet, name, run.scores[name])
     quiet.print(f"\nreport {page}")
     quiet.print(f"next   opsin predict {folder} PICTURES · opsin evaluate {folder} DATA · model: {folder}/model")
+
+
+def _show(file: Path, picture: np.ndarray, as_json: bool) -> None:
+    """Write the contact sheet."""
+    from ... import codecs
+
+    with writing(file):
+        file.write_bytes(codecs.encode_png(picture))
+    click.echo(json.dumps({"file": str(file)}) if as_json else f"written {file}: the first batch as it is trained on")
+
+
+def _told(file: Path, trials: list[tuple[float, float]], as_json: bool) -> None:
+    """Write the chart of a range test, and say what it suggests."""
+    from ... import training
+
+    with writing(file):
+        file.write_text(training.rate_chart(trials), encoding="utf-8")
+    best = training.suggested_rate(trials)
+    if as_json:
+        click.echo(json.dumps({"file": str(file), "lr": best, "trials": trials}))
+    else:
+        advice = f"try --set lr={best:.2g}" if best else "no rate made the loss less: look at the data and its labels"
+        click.echo(f"written {file}: {advice}")

@@ -1,8 +1,8 @@
 """What training changes at random: sample parameters with an explicit generator, then apply a pure function.
 
 A draw belongs to (seed, epoch, record), whatever the batch, so the crop of picture 17 in epoch 3 can be shown. All
-of the geometry is one affine map and one interpolation, in uint8, a picture at a time: threads over pictures pay, since
-OpenCV works without Python's lock.
+of the geometry is one map and one interpolation, in uint8, a picture at a time: threads over pictures pay, since
+OpenCV works without Python's lock. Then come the CHANGES that are on; two pictures are mixed when a batch is whole.
 """
 
 from __future__ import annotations
@@ -10,15 +10,34 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
-from .recipe import AugmentChoice
+from ..recipe import AugmentChoice
+from .changes import CHANGES
+from .mixing import mix, sample_mixes
+from .moving import move
+from .streams import generator
+
+__all__ = [
+    "CHANGES",
+    "MARGIN",
+    "Draws",
+    "apply",
+    "generator",
+    "make",
+    "margin",
+    "mix",
+    "move",
+    "relabelling",
+    "resolved",
+    "sample",
+    "sample_mixes",
+]
 
 # The cache that random resized crops read from is larger than the network's input by this factor, so that a crop of
 # the mean size is hardly interpolated. More would cost memory and aliasing, less would blur.
@@ -30,21 +49,19 @@ class Draws:
     """One draw a record.
 
     Attributes:
-        maps: float32 `(N, 2, 3)`, output → input positions in -1…1 (torch's affine_grid, corners unaligned).
+        maps: float32 `(N, 2, 3)`, output → input positions in -1…1 (torch's affine_grid, corners unaligned); with
+            perspective `(N, 3, 3)`.
         colours: float32 `(N, 3)`, factors of brightness, contrast and saturation; 1 leaves a picture as it is.
+        changes: name in CHANGES → float64 `(N, …)`, of those that are on, in the order in which they are applied.
     """
 
     maps: np.ndarray
     colours: np.ndarray
+    changes: dict[str, np.ndarray] = field(default_factory=dict)
 
     def of(self, rows: np.ndarray) -> Draws:
         """The draws of the records with these row numbers."""
-        return Draws(self.maps[rows], self.colours[rows])
-
-
-def generator(seed: int, epoch: int) -> np.random.Generator:
-    """The generator of one epoch's draws: counter-based (Philox, Salmon et al. 2011), so no epoch needs another's."""
-    return np.random.Generator(np.random.Philox(key=np.array([seed, epoch], dtype=np.uint64)))
+        return Draws(self.maps[rows], self.colours[rows], {name: draw[rows] for name, draw in self.changes.items()})
 
 
 def sample(choice: AugmentChoice, seed: int, epoch: int, n: int, size: int) -> Draws:
@@ -71,58 +88,29 @@ def sample(choice: AugmentChoice, seed: int, epoch: int, n: int, size: int) -> D
     maps[:, 1, 2] += _shift(choice, uniform[6], size)
     largest = np.array([[choice.brightness], [choice.contrast], [choice.saturation]])
     colours = 1 + largest * (2 * uniform[7:10] - 1)
-    return Draws(maps[:, :2].astype(np.float32), colours.T.astype(np.float32))
+    changes = {
+        name: change.sample(choice, generator(seed, epoch, change.stream), n, size)
+        for name, change in CHANGES.items()
+        if change.on(choice)
+    }
+    if choice.perspective:
+        return Draws(_tilts(choice, seed, epoch, maps).astype(np.float32), colours.T.astype(np.float32), changes)
+    return Draws(maps[:, :2].astype(np.float32), colours.T.astype(np.float32), changes)
 
 
 def apply(images: Tensor, draws: Draws, *, size: int, border: str) -> Tensor:
-    """Batch of uint8 `(B, 3, T, T)` → uint8 `(B, 3, size, size)`, channels last in memory: `move` for each picture."""
+    """Batch of uint8 `(B, 3, T, T)` → uint8 `(B, 3, size, size)`, channels last in memory: `make` for each picture."""
     made = np.empty((len(images), size, size, 3), np.uint8)
-    for picture, where, colours, out in zip(images.permute(0, 2, 3, 1).numpy(), draws.maps, draws.colours, made):
-        move(picture, where, colours, out, border=border)
+    for row, (picture, out) in enumerate(zip(images.permute(0, 2, 3, 1).numpy(), made)):
+        make(picture, draws, row, out, border=border)
     return torch.from_numpy(made).permute(0, 3, 1, 2)
 
 
-def move(picture: np.ndarray, where: np.ndarray, colours: np.ndarray, out: np.ndarray, *, border: str) -> None:
-    """One picture, uint8 `(T, T, 3)`, by one draw, into `out`, uint8 `(S, S, 3)`; the picture is left as it is.
-
-    Args:
-        where, colours: a row of `Draws.maps` and of `Draws.colours`.
-        border: `zeros` (black) or `reflection`, where the map asks for what is beyond the picture.
-
-    Flips and shifts by whole pixels are exact. A crop's window is rounded to whole pixels of `picture`; every other map
-    is bilinear and right to half a level. Colours are within one level of their definition, see `_recoloured`.
-    """
-    moved = np.ascontiguousarray(picture)
-    size, side = len(out), len(picture)
-    (xx, xy, x0), (yx, yy, y0) = where.tolist()
-    left, right = (round((x0 + sign * abs(xx) + 1) * side / 2) for sign in (-1, 1))
-    top, bottom = (round((y0 + sign * abs(yy) + 1) * side / 2) for sign in (-1, 1))
-    if xy or yx or not (0 <= left < right <= side and 0 <= top < bottom <= side):
-        moved = _warped(moved, where, size, border)
-    else:
-        moved = moved[top:bottom, left:right]
-        flips = xx < 0 or yy < 0
-        if moved.shape != out.shape:
-            moved = cv2.resize(moved, (size, size), dst=None if flips else out, interpolation=cv2.INTER_LINEAR)
-        if flips:
-            moved = cv2.flip(moved, -1 if xx < 0 and yy < 0 else int(xx < 0), dst=out)
-    moved = _recoloured(moved, *colours.tolist())
-    if moved is not out:
-        out[...] = moved
-
-
-_BORDERS = {"zeros": cv2.BORDER_CONSTANT, "reflection": cv2.BORDER_REFLECT}
-
-
-def _warped(picture: np.ndarray, where: np.ndarray, size: int, border: str) -> np.ndarray:
-    """By the whole map, from coordinates of -1…1 to pixels, whose centres are whole numbers for OpenCV."""
-    side = len(picture)
-    turn, shift = where[:, :2].astype(np.float64), where[:, 2].astype(np.float64)
-    centre = side / 2 * (turn.sum(1) * (1 / size - 1) + shift + 1) - 0.5
-    pixels = np.column_stack([turn * side / size, centre])
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    warped: np.ndarray = cv2.warpAffine(picture, pixels, (size, size), flags=flags, borderMode=_BORDERS[border])
-    return warped
+def make(picture: np.ndarray, draws: Draws, row: int, out: np.ndarray, *, border: str) -> None:
+    """One picture, uint8 `(T, T, 3)`, by row `row` of `draws`, into `out`, uint8 `(S, S, 3)`: `move`, then CHANGES."""
+    move(picture, draws.maps[row], draws.colours[row], out, border=border)
+    for name, rows in draws.changes.items():
+        out[...] = CHANGES[name].apply(out, rows[row], border)
 
 
 def margin(choice: AugmentChoice) -> float:
@@ -141,6 +129,13 @@ def _turns(choice: AugmentChoice, uniform: np.ndarray) -> np.ndarray:
     maps = _diagonal(np.cos(angle), np.cos(angle))
     maps[:, 0, 1], maps[:, 1, 0] = -np.sin(angle), np.sin(angle)
     return maps
+
+
+def _tilts(choice: AugmentChoice, seed: int, epoch: int, maps: np.ndarray) -> np.ndarray:
+    """The maps of pictures that lean: what is seen at (x, y) stands at (x, y) / (1 + px + qy) before the other map."""
+    tilts = _diagonal(np.ones(len(maps)), np.ones(len(maps)))
+    tilts[:, 2, :2] = choice.perspective * (2 * generator(seed, epoch, 1).random((2, len(maps))).T - 1)
+    return maps @ tilts
 
 
 def _crops(choice: AugmentChoice, uniform: np.ndarray) -> np.ndarray:
@@ -163,26 +158,12 @@ def _shift(choice: AugmentChoice, uniform: np.ndarray, size: int) -> np.ndarray:
     return shifts
 
 
-_GRAY = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
-
-
-def _recoloured(picture: np.ndarray, brightness: float, contrast: float, saturation: float) -> np.ndarray:
-    """Brightness, then contrast about the mean gray, then saturation about each pixel's gray, clipped at the end.
-
-    All three are linear in the colour, so they are one matrix and one shift, which depends on the picture's mean.
-    """
-    if brightness == contrast == saturation == 1:
-        return picture
-    matrix = brightness * contrast * (saturation * np.eye(3) + (1 - saturation) * _GRAY)
-    shift = (1 - contrast) * brightness * (_GRAY @ cv2.mean(picture)[:3])
-    recoloured: np.ndarray = cv2.transform(picture, np.column_stack([matrix, [shift] * 3]))
-    return recoloured
-
-
 _SIDES = {
     "hflip": {"left", "right", "links", "rechts", "gauche", "droite"},
     "vflip": {"up", "down", "top", "bottom", "upper", "lower", "above", "below"},
 }
+_COLOURS = {"red", "orange", "yellow", "green", "blue", "purple", "brown", "pink", "black", "white", "gray", "grey"}
+_COLOURS |= {"rot", "gelb", "blau", "braun", "schwarz", "rouge", "jaune", "vert", "bleu", "noir", "blanc"}
 _WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")  # of turn_left, turn-left, turnLeft, LEFT
 
 
@@ -198,11 +179,11 @@ def relabelling(classes: Sequence[str], flip: str) -> str:
 
 def _words(name: str) -> set[str]:
     """The words of a class name, also where only capitals part them: `turnLeft`."""
-    return {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)}
+    return {word.lower() for word in _WORDS.findall(name)}
 
 
 def resolved(choice: AugmentChoice, classes: Sequence[str]) -> tuple[AugmentChoice, list[str]]:
-    """`safe` flips decided for these classes, and a sentence for each one refused."""
+    """`safe` flips decided for these classes, and a sentence for each one refused, or for what may relabel."""
     decided: dict[str, Any] = {}
     refusals = []
     for flip in ("hflip", "vflip"):
@@ -211,4 +192,9 @@ def resolved(choice: AugmentChoice, classes: Sequence[str]) -> tuple[AugmentChoi
             refusals.append(f"{flip} refused: {reason}, and a mirrored one is another; ask with --set {flip}=yes")
         if getattr(choice, flip) == "safe":
             decided[flip] = "no" if reason else "yes"
+    coloured = [name for name in classes if _COLOURS & _words(name)]
+    if choice.policy != "none" and coloured:
+        refusals.append(
+            f"{choice.policy} changes colours, and class {coloured[0]!r} names one: --set policy=none is safe"
+        )
     return dataclasses.replace(choice, **decided), refusals

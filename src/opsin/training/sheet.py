@@ -1,0 +1,43 @@
+"""A contact sheet: the pictures of a batch as the network gets them, with their labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from ..batches import Batch
+
+SMALLEST = 128  # pixels; a smaller picture is shown larger, every pixel as a square
+GAP, LINE = 8, 18  # pixels between tiles, of a line of text
+
+
+def contact_sheet(batch: Batch, classes: Sequence[str], *, most: int = 24, columns: int = 6) -> np.ndarray:
+    """uint8 `(H, W, 3)`: at most so many pictures of `batch`, under each its class, and the one mixed into it."""
+    pictures = batch.images[:most].permute(0, 2, 3, 1).numpy()
+    tiles = [_tile(picture, _labels(batch, place, classes)) for place, picture in enumerate(pictures)]
+    blank = np.full_like(tiles[0], 255)
+    columns = min(columns, len(tiles))
+    tiles += [blank] * (-len(tiles) % columns)
+    rows = [np.hstack(tiles[first : first + columns]) for first in range(0, len(tiles), columns)]
+    return np.vstack(rows)
+
+
+def _labels(batch: Batch, place: int, classes: Sequence[str]) -> list[str]:
+    own, other = classes[int(batch.targets[place])], classes[int(batch.others[place])]
+    share = float(batch.shares[place])
+    return [own] if share == 1 else [f"{share:.2f} {own}", f"{1 - share:.2f} {other}"]
+
+
+def _tile(picture: np.ndarray, labels: Sequence[str]) -> np.ndarray:
+    times = -(-SMALLEST // len(picture))
+    large = picture.repeat(times, 0).repeat(times, 1)
+    side = len(large)
+    tile = np.full((side + GAP + 2 * LINE, side + GAP, 3), 255, np.uint8)
+    tile[GAP // 2 : GAP // 2 + side, GAP // 2 : GAP // 2 + side] = large
+    font = cv2.FontFace("sans")
+    for line, label in enumerate(labels):
+        base = (GAP // 2, side + GAP // 2 + (line + 1) * LINE - 4)
+        cv2.putText(tile, label, base, (0, 0, 0), font, 13)
+    return tile
