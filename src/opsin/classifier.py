@@ -73,7 +73,7 @@ def predict_store(
 ) -> Iterator[Prediction]:
     """One Prediction for every key, in their order; what cannot be read is an error of its own, never skipped.
 
-    The next pictures are decoded while the network answers; no more than AHEAD batches are held, however many there are.
+    The next pictures are decoded while the network answers; AHEAD batches are held, however many pictures there are.
 
     Args:
         threads: decoders at work at a time. The answers do not depend on it.
@@ -137,13 +137,13 @@ def _engine(clf: Classifier, plan: Plan) -> Engine:
 
 
 def _agreement(clf: Classifier, expected: np.ndarray, found: np.ndarray) -> float:
-    """The share of equal labels, of logits `(M, K)`; 0 where a probability is further than CLOSE from the reference's."""
+    """The share of equal labels, of logits `(M, K)`; 0 where a probability is more than CLOSE off."""
     apart = np.abs(probabilities(clf, found) - probabilities(clf, expected)).max()
     return plans.same_answers(expected, found) if apart <= CLOSE else 0.0
 
 
 def digest(clf: Classifier) -> str:
-    """64 hexadecimal letters of all that decides an answer: weights, layers, preprocessing, class names, temperature."""
+    """64 hexadecimal letters of what decides an answer: weights, layers, preprocessing, class names, temperature."""
     facts = (str(clf.network), clf.preprocessing, clf.classes, clf.task, clf.temperature, dict(clf.thresholds))
     found = hashlib.sha256(repr(facts).encode("utf-8", "surrogateescape"))
     for name, tensor in clf.network.state_dict().items():

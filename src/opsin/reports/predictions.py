@@ -71,7 +71,7 @@ class Table:
 
 @contextmanager
 def predictions(file: Path | None, classes: Sequence[str], *, of: str = "") -> Iterator[Table]:
-    """A Table that becomes `file` when the block ends well. When it does not, what was written is kept for the next call.
+    """A Table that becomes `file` when the block ends well; else what was written is kept for the next call.
 
     Every prediction is a row: path, label, probability, error, reason, then every class's probability. Without a `file`
     nothing is kept.

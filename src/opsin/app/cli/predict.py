@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -42,23 +44,35 @@ def command(model: str, paths: tuple[Path, ...], top: int, out: Path | None, fas
 
     clf = runs.load(model)
     found = sources.gather(_expanded(paths), whole=len(paths) > 1 or Path("-") in paths)
-    of = classifier.digest(clf)[:12] + ("-fast" if fast else "")
     told = render.console(stderr=True)
-    with reports.predictions(out, clf.classes, of=of) as table, render.Watch(told) as watch:
+    with reports.predictions(out, clf.classes, of=_work(classifier.digest(clf), paths, fast)) as table:
         left = [name for name in found.places if name not in table.done]
         if table.done:
             told.print(f"{len(table.done):,} pictures are there from before, {len(left):,} are left")
         choice = classifier.settle(clf, found, left, fast=fast, memory=sources.cache_dir() / "plans.json")
         for note in choice.notes:
             told.print(note)
-        for prediction in _timed(watch, classifier.predict_store(clf, found, left, run=choice.engine), len(left)):
+        lines = as_json or not out  # on standard output, which a bar would draw over
+        work = classifier.predict_store(clf, found, left, run=choice.engine)
+        for prediction in _told(told, work, len(left), bar=not lines):
             table.write(prediction)
-            if as_json or not out:
+            if lines:
                 _show(prediction, top, as_json)
     if out:
         told.print(f"{table.answered:,} answered, {len(table.done) - table.answered:,} errors · {out}")
     if not table.answered:
         raise errors.DataError("no picture could be answered", do="Each one's reason stands in its own line")
+
+
+def _work(digest: str, paths: tuple[Path, ...], fast: bool) -> str:
+    """A word for this work: what another call with it has written may be gone on with."""
+    facts = (
+        digest,
+        fast,
+        str(Path().resolve()),
+        *(str(path if str(path) == "-" else path.resolve()) for path in paths),
+    )
+    return hashlib.sha256("\0".join(map(str, facts)).encode("utf-8", "surrogateescape")).hexdigest()[:12]
 
 
 def _expanded(paths: Iterable[Path]) -> Iterator[Path]:
@@ -70,18 +84,21 @@ def _expanded(paths: Iterable[Path]) -> Iterator[Path]:
             yield path
 
 
-def _timed(watch: Any, work: Iterable[Any], of: int) -> Iterator[Any]:
+def _told(out: Any, work: Iterable[Any], of: int, *, bar: bool) -> Iterator[Any]:
     """The predictions, while a bar, or a line now and then, tells how far they are and how long it will take."""
     from ...vocabulary import Event
+    from . import render
 
-    began = told = time.monotonic()
-    for done, prediction in enumerate(work, 1):
-        yield prediction
-        watch.show(Event("progress", 0, 0, {"what": "predicting", "done": done, "of": of}))
-        now = time.monotonic()
-        if now - told > EVERY and not watch.out.is_terminal:
-            told, rate = now, done / (now - began)
-            watch.out.print(f"{done:,} of {of:,} · {rate:,.0f} a second · {(of - done) / rate:,.0f} s left")
+    began = said = time.monotonic()
+    with render.Watch(out) if bar else nullcontext() as watch:
+        for done, prediction in enumerate(work, 1):
+            yield prediction
+            now = time.monotonic()
+            if watch and out.is_terminal:
+                watch.show(Event("progress", 0, 0, {"what": "predicting", "done": done, "of": of}))
+            elif now - said > EVERY:
+                said, rate = now, done / (now - began)
+                out.print(f"{done:,} of {of:,} · {rate:,.0f} a second · {(of - done) / rate:,.0f} s left")
 
 
 def _show(prediction: Any, top: int, as_json: bool) -> None:
