@@ -26,8 +26,9 @@ from ..classifier import Classifier
 from ..vocabulary import Dataset, finished
 from . import graphs, readme
 from .graphs import FORMS, RESIZING, STEPS, Graph, Opened
+from .int8 import Int8, quantise
 
-__all__ = ["FORMS", "Limits", "Parity", "compare", "contract", "export", "limits", "where"]
+__all__ = ["FORMS", "Int8", "Limits", "Parity", "compare", "contract", "export", "limits", "quantise", "where"]
 
 MOST = 500  # pictures that are compared
 FEW = 8  # batches that are looked at for where a difference begins

@@ -156,6 +156,7 @@ def _resize_first(onnx: Any, model: Any, graph: Graph) -> None:
         mode={"bilinear": "linear", "bicubic": "cubic"}[road.interpolation],
         cubic_coeff_a=-0.5,  # Keys' kernel as Pillow and torch's antialiased one have it
         antialias=1,
+        exclude_outside=1,  # Pillow and torch weigh what lies inside only
         axes=[2, 3],
         coordinate_transformation_mode="half_pixel",
     )

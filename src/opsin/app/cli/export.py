@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,12 @@ import click
 @click.option("--data", default="", help="Pictures to measure parity on; by default those of the run beside the model.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="The folder; `export` beside the model.")
 @click.option("--with-resize", "resize", is_flag=True, help="Resize inside the file: pictures of any size in.")
+@click.option("--int8", is_flag=True, help="Also in eight bits, kept where it loses little and is faster here.")
+@click.option("--max-drop", default=0.01, show_default=True, help="The accuracy that --int8 may lose.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was measured as JSON, and nothing else.")
-def command(model: str, to: str, data: str, out: Path | None, resize: bool, as_json: bool) -> None:
+def command(
+    model: str, to: str, data: str, out: Path | None, resize: bool, int8: bool, max_drop: float, as_json: bool
+) -> None:
     """Write MODEL (a model's folder, a run's name, last, imagenet) as one file that runs anywhere.
 
     Before anything is written, the file is opened as others open it and answers beside the model on real pictures. If
@@ -32,17 +37,24 @@ def command(model: str, to: str, data: str, out: Path | None, resize: bool, as_j
     quiet = render.console(stderr=as_json)
     if to not in exporting.FORMS:
         raise errors.unknown("form", to, exporting.FORMS)
+    if int8 and (to != "onnx" or resize):
+        raise errors.CallError("--int8", expected="--to onnx, without --with-resize", received=f"--to {to}")
     clf, run = runs.load(model), _run_of(model)
     pictures = _given(data) if data else _of_run(clf, run)
+    part = next((part for part in (pictures.val, pictures.test) if len(part)), pictures)
     folder = out or (run / "export" if run else Path(f"{Path(model).name}-export"))
     file = folder / f"model{exporting.FORMS[to].endings[0]}"
-    parity = exporting.export(clf, file, pictures, to=to, resize=resize)
+    parity = exporting.export(clf, file, part, to=to, resize=resize)
+    quiet.print(f"parity   {parity}, on {part.name}")
+    quiet.print(f"wrote    {file} ({_bytes(file, to) / 2**20:,.1f} MiB) · how to run it: {folder / 'README.md'}")
+    told = {"file": str(file), "to": to, "bytes": _bytes(file, to), "parity": dataclasses.asdict(parity)}
+    if int8:
+        found = exporting.quantise(clf, file, pictures.train, part, drop=max_drop)
+        quiet.print(f"int8     {found}")
+        quiet.print(f"not kept {found.why}" if found.why else f"wrote    {found.file}")
+        told["int8"] = {**dataclasses.asdict(found), "file": str(found.file)}
     if as_json:
-        measured = {"n": parity.n, "agreement": parity.agreement, "difference": parity.difference}
-        click.echo(json.dumps({"file": str(file), "to": to, "bytes": _bytes(file, to), "parity": measured}))
-    else:
-        quiet.print(f"parity   {parity}, on {pictures.name}")
-        quiet.print(f"wrote    {file} ({_bytes(file, to) / 2**20:,.1f} MiB) · how to run it: {folder / 'README.md'}")
+        click.echo(json.dumps(told))
 
 
 def _bytes(file: Path, to: str) -> int:
@@ -62,7 +74,7 @@ def _run_of(model: str) -> Path | None:
 
 
 def _of_run(clf: Any, run: Path | None) -> Any:
-    """The validation pictures of the run beside the model, or its test pictures."""
+    """The data of the run beside the model, divided as it was."""
     from ... import errors, runs
 
     if run is None:
@@ -80,17 +92,16 @@ def _of_run(clf: Any, run: Path | None) -> Any:
             received=f"{data.fingerprint[:12]}…",
             do="Give the pictures yourself: --data FOLDER",
         )
-    return next((part for part in (data.val, data.test) if len(part)), data)
+    return data
 
 
 def _given(source: str) -> Any:
-    """The validation pictures of a data set, or all pictures where there are none; classes are not needed."""
+    """The data set at `source`, or loose pictures: classes are not needed."""
     from ... import errors, sources
     from ...vocabulary import Dataset, Record
 
     try:
-        data = sources.read(source)
-        return data.val if len(data.val) else data
+        return sources.read(source)
     except errors.DataError:
         if not Path(source).exists():
             raise
