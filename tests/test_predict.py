@@ -252,7 +252,7 @@ def engines_that_add(monkeypatch: pytest.MonkeyPatch, off: dict[tuple[str, str],
 def test_an_engine_whose_probabilities_differ_is_refused(long_work: None, monkeypatch: pytest.MonkeyPatch) -> None:
     built = engines_that_add(monkeypatch, {("openvino", "fp32"): 1e-2, ("onnxruntime", "fp32"): 1e-6})
     found = pictures(plans.ENOUGH)
-    choice = classifier.settle(made(), ArrayStore(found), list(found))
+    choice = classifier.settle(made(), ArrayStore(found), list(found) * 50)
     assert ("openvino", "bf16") not in built
     assert choice.plan.engine in ("onnxruntime", "torch")
     assert any("openvino fp32 is refused" in note for note in choice.notes)
@@ -263,7 +263,7 @@ def test_lower_precision_is_asked_for_and_need_only_agree_on_labels(
 ) -> None:
     built = engines_that_add(monkeypatch, {("openvino", "bf16"): 1e-3, ("torch", "bf16"): 50.0})
     found = pictures(plans.ENOUGH)
-    choice = classifier.settle(made(), ArrayStore(found), list(found), fast=True)
+    choice = classifier.settle(made(), ArrayStore(found), list(found) * 50, fast=True)
     assert ("openvino", "bf16") in built
     assert not any("openvino bf16 is refused" in note for note in choice.notes)
     assert any("cpu bf16 channels last is refused" in note for note in choice.notes)

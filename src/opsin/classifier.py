@@ -108,11 +108,11 @@ def settle(
 ) -> Choice:
     """How to answer for many pictures here: `plans.settle` on the first of them.
 
-    Fewer than `plans.ENOUGH` are the reference's. For more, engines in fp32 whose probabilities are all within CLOSE of
-    the reference's: nobody has to know which one answered.
+    Fewer than `plans.ENOUGH` are the reference's. For more, engines in fp32 whose labels are the reference's, with every
+    probability within CLOSE, for `plans.AGREE` of the pictures: nobody has to know which one answered.
 
     Args:
-        fast: take lower precision as well, where the labels of `plans.AGREE` of the pictures are the reference's.
+        fast: take lower precision as well, where only the labels have to be the reference's.
         memory: the file that choices are kept in.
     """
     prepared = (_prepared(clf, store, key) for key in keys[: plans.ENOUGH])
@@ -137,9 +137,9 @@ def _engine(clf: Classifier, plan: Plan) -> Engine:
 
 
 def _agreement(clf: Classifier, expected: np.ndarray, found: np.ndarray) -> float:
-    """The share of equal labels, of logits `(M, K)`; 0 where a probability is more than CLOSE off."""
-    apart = np.abs(probabilities(clf, found) - probabilities(clf, expected)).max()
-    return plans.same_answers(expected, found) if apart <= CLOSE else 0.0
+    """The share of pictures, of logits `(M, K)`, with the same label and no probability more than CLOSE off."""
+    apart = np.abs(probabilities(clf, found) - probabilities(clf, expected)).max(1)
+    return float(((apart <= CLOSE) & (found.argmax(1) == expected.argmax(1))).mean())
 
 
 def digest(clf: Classifier) -> str:

@@ -194,9 +194,11 @@ def _write_openvino(graph: Graph, told: Mapping[str, Any], resize: bool, file: P
 
 def _open_openvino(file: Path) -> Opened:
     openvino = engines.optional("openvino")
-    model = openvino.Core().read_model(file)
+    core = openvino.Core()
+    core.set_property({"ENABLE_MMAP": False})  # a mapped file cannot be moved on Windows
+    model = core.read_model(file)
     told = json.loads(model.get_rt_info([KEY]).astype(str))
-    compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
     def run(images: np.ndarray) -> list[np.ndarray]:
         return [np.array(each) for each in compiled(images).values()]  # copies: the next call writes over them
