@@ -108,8 +108,8 @@ def settle(
 ) -> Choice:
     """How to answer for many pictures here: `plans.settle` on the first of them.
 
-    Fewer than `plans.ENOUGH` are the reference's. For more, engines in fp32 whose labels are the reference's, with every
-    probability within CLOSE, for `plans.AGREE` of the pictures: nobody has to know which one answered.
+    Fewer than `plans.ENOUGH` are the reference's. For more, engines in fp32 whose labels are the reference's and whose
+    probabilities are within CLOSE, for `plans.AGREE` of the pictures: nobody has to know which one answered.
 
     Args:
         fast: take lower precision as well, where only the labels have to be the reference's.

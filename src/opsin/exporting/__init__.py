@@ -24,15 +24,28 @@ import torch
 from .. import cache, classifier, errors, preprocessing
 from ..classifier import Classifier
 from ..vocabulary import Dataset, finished
-from . import graphs, readme
+from . import graphs, int8, readme
 from .graphs import FORMS, RESIZING, STEPS, Graph, Opened
 from .int8 import Int8, quantise
 
-__all__ = ["FORMS", "Int8", "Limits", "Parity", "compare", "contract", "export", "limits", "quantise", "where"]
+__all__ = [
+    "FORMS",
+    "Int8",
+    "Limits",
+    "Parity",
+    "compare",
+    "contract",
+    "export",
+    "latency",
+    "limits",
+    "quantise",
+    "where",
+]
 
 MOST = 500  # pictures that are compared
 FEW = 8  # batches that are looked at for where a difference begins
 FORMAT = 1
+CALLS = 20  # that a latency is the median of
 # How far a step's values may be from what the reference makes of its own input.
 TOLERANCES = {"normalisation": 1e-4, "logits": 1e-3, "probabilities": 1e-4}
 
@@ -136,6 +149,13 @@ def contract(clf: Classifier, *, resize: bool = False) -> dict[str, Any]:
         "licence": clf.facts.get("licence"),
         "data fingerprint": clf.facts.get("fingerprint"),
     }
+
+
+def latency(file: str | Path, *, to: str = "onnx") -> float:
+    """Milliseconds that one picture takes the file here, decoding apart: the median of CALLS, after one to warm up."""
+    opened = FORMS[to].open(Path(file))
+    shape = [each if isinstance(each, int) else 500 for each in opened.told["input"]["shape"][1:]]
+    return 1000 * int8.seconds([opened], np.zeros((1, *shape), np.uint8), rounds=CALLS)[0]
 
 
 # ── parity ──

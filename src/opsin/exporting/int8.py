@@ -145,17 +145,17 @@ def _measured(file: Path, before: Opened, after: Opened, tested: Pixels, targets
     answers = [np.concatenate([each.run(images)[-1] for images in _batches(tested)]) for each in (before, after)]
     first, second = (metrics.accuracy(each, targets) for each in answers)
     agreement = float((answers[0].argmax(1) == answers[1].argmax(1)).mean())
-    slow, fast = _seconds([before, after], np.ascontiguousarray(tested.array[:TIMED]))
+    slow, fast = seconds([before, after], np.ascontiguousarray(tested.array[:TIMED]))
     why = f"it is not faster here: {slow / fast:.2f} times as fast" if fast >= slow else ""
     if first.value - second.value > drop:
         why = f"it loses {first.value - second.value:.3f} of accuracy, and {drop:g} is allowed"
     return Int8(file, second, first, agreement, slow / fast, why)
 
 
-def _seconds(files: Sequence[Opened], images: np.ndarray) -> list[float]:
+def seconds(files: Sequence[Opened], images: np.ndarray, *, rounds: int = ROUNDS) -> list[float]:
     """The median seconds of a call of each, in turn, after one to warm up."""
     times: list[list[Any]] = [[] for _ in files]
-    for _ in range(ROUNDS + 1):
+    for _ in range(rounds + 1):
         for file, taken in zip(files, times):
             began = time.perf_counter()
             file.run(images)

@@ -18,14 +18,30 @@ import click
 @click.option("--with-resize", "resize", is_flag=True, help="Resize inside the file: pictures of any size in.")
 @click.option("--int8", is_flag=True, help="Also in eight bits, kept where it loses little and is faster here.")
 @click.option("--max-drop", default=0.01, show_default=True, help="The accuracy that --int8 may lose.")
+@click.option(
+    "--max-ms",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Take fp32, else --int8, that answers a picture in so long here.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print what was measured as JSON, and nothing else.")
+@click.pass_context
 def command(
-    model: str, to: str, data: str, out: Path | None, resize: bool, int8: bool, max_drop: float, as_json: bool
+    ctx: click.Context,
+    model: str,
+    to: str,
+    data: str,
+    out: Path | None,
+    resize: bool,
+    int8: bool,
+    max_drop: float,
+    max_ms: float | None,
+    as_json: bool,
 ) -> None:
     """Write MODEL (a model's folder, a run's name, last, imagenet) as one file that runs anywhere.
 
     Before anything is written, the file is opened as others open it and answers beside the model on real pictures. If
-    it answers otherwise, nothing is written and the error says where the difference begins.
+    it answers otherwise, nothing is written and the error says where the difference begins. Exit code 1: nothing
+    answers within --max-ms.
 
     \b
         opsin export last
@@ -48,13 +64,24 @@ def command(
     quiet.print(f"parity   {parity}, on {part.name}")
     quiet.print(f"wrote    {file} ({_bytes(file, to) / 2**20:,.1f} MiB) · how to run it: {folder / 'README.md'}")
     told = {"file": str(file), "to": to, "bytes": _bytes(file, to), "parity": dataclasses.asdict(parity)}
-    if int8:
+    files = {file: exporting.latency(file, to=to)} if max_ms else {}
+    if int8 or (max_ms and files[file] > max_ms and to == "onnx" and not resize):
         found = exporting.quantise(clf, file, pictures.train, part, drop=max_drop)
         quiet.print(f"int8     {found}")
         quiet.print(f"not kept {found.why}" if found.why else f"wrote    {found.file}")
         told["int8"] = {**dataclasses.asdict(found), "file": str(found.file)}
+        if max_ms and not found.why:
+            files[found.file] = exporting.latency(found.file)
+    if max_ms:
+        quiet.print("latency  " + " · ".join(f"{each.name} {taken:.2f} ms" for each, taken in files.items()))
+        best = next((each for each, taken in files.items() if taken <= max_ms), None)
+        quiet.print(f"best     {best}" if best else f"none     answers a picture within {max_ms:g} ms here")
+        told["latency"] = {str(each): taken for each, taken in files.items()}
+        told["best"] = str(best) if best else None
     if as_json:
         click.echo(json.dumps(told))
+    if max_ms and not best:
+        ctx.exit(1)
 
 
 def _bytes(file: Path, to: str) -> int:
