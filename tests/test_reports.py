@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -18,11 +19,11 @@ GOOD = Prediction("a.jpg", CLASSES, (0.25, 0.75))
 BAD = Prediction("b.jpg", CLASSES, error=Refusal("b.jpg", "truncated", 'b.jpg ends, too early\nand "quoted"'))
 
 
-def written(file: Path, predictions: list[Prediction]) -> list[dict[str, str]]:
-    with reports.predictions_csv(file, CLASSES) as write:
+def written(file: Path, predictions: list[Prediction], *, there: bool = False) -> list[dict[str, str]]:
+    with reports.predictions(file, CLASSES) as table:
         for prediction in predictions:
-            write(prediction)
-        assert not file.exists()  # it appears when all is written
+            table.write(prediction)
+        assert file.exists() == there  # it appears when all is written
     with file.open(newline="", encoding="utf-8", errors="surrogateescape") as opened:
         return list(csv.DictReader(opened))
 
@@ -51,15 +52,17 @@ def test_no_number_begins_like_a_formula(tmp_path) -> None:
 
 
 def test_without_a_file_nothing_is_written(tmp_path) -> None:
-    with reports.predictions_csv(None, CLASSES) as write:
-        write(GOOD)
+    with reports.predictions(None, CLASSES) as table:
+        table.write(GOOD)
+        table.write(BAD)
+    assert table.answered == 1
     assert os.listdir(tmp_path) == []
 
 
 def test_a_place_that_cannot_be_written_is_the_machines_fault(tmp_path) -> None:
     with (
         pytest.raises(MachineError, match="could not write") as caught,
-        reports.predictions_csv(tmp_path / "none" / "out.csv", CLASSES),
+        reports.predictions(tmp_path / "none" / "out.csv", CLASSES),
     ):
         pass
     assert caught.value.exit_code == 5
@@ -71,14 +74,14 @@ def test_an_earlier_file_stays_when_the_work_breaks(tmp_path) -> None:
     before = file.read_bytes()
 
     def breaking() -> None:
-        with reports.predictions_csv(file, CLASSES) as write:
-            write(BAD)
+        with reports.predictions(file, CLASSES) as table:
+            table.write(BAD)
             raise KeyError("broken")
 
     with pytest.raises(KeyError):
         breaking()
     assert file.read_bytes() == before
-    assert os.listdir(tmp_path) == ["out.csv"]
+    assert sorted(os.listdir(tmp_path)) == ["out.csv", "out.csv.new.part"]  # what the next call goes on with
 
 
 def test_a_disk_that_fills_leaves_the_earlier_file(tmp_path) -> None:
@@ -86,19 +89,21 @@ def test_a_disk_that_fills_leaves_the_earlier_file(tmp_path) -> None:
     file = tmp_path / "out.csv"
     written(file, [GOOD])
     before, old = file.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    found = [dataclasses.replace(GOOD, key=f"{i}.jpg") for i in range(5_000)]
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, old[1]))
     try:
         with pytest.raises(MachineError, match="Free some space"):
-            written(file, [GOOD] * 5_000)
+            written(file, found)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
     assert file.read_bytes() == before
-    assert os.listdir(tmp_path) == ["out.csv"]
+    assert sorted(os.listdir(tmp_path)) == ["out.csv", "out.csv.new.part"]
+    assert len(written(file, found, there=True)) == 5_000  # once there is space again
 
 
 def test_an_error_of_the_work_is_not_taken_for_one_of_the_disk(tmp_path) -> None:
     def breaking() -> None:
-        with reports.predictions_csv(tmp_path / "out.csv", CLASSES):
+        with reports.predictions(tmp_path / "out.csv", CLASSES):
             raise FileNotFoundError("model.safetensors")
 
     with pytest.raises(FileNotFoundError, match="model"):

@@ -22,6 +22,7 @@ _PLACES = {
     "check": "checks",
     "evaluate": "runs",
     "events": "runs",
+    "export": "exporting",
     "load": "runs",
     "predict": "classifier",
     "preset": "recipe",
@@ -43,6 +44,7 @@ __all__ = [
     "check",
     "evaluate",
     "events",
+    "export",
     "load",
     "predict",
     "preset",
@@ -56,6 +58,7 @@ if TYPE_CHECKING:
     from .artefact import save
     from .checks import check
     from .classifier import Classifier, predict
+    from .exporting import export
     from .recipe import Recipe, preset
     from .runs import Run, evaluate, events, load, train
     from .sources import read

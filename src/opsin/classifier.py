@@ -5,6 +5,9 @@ Its answers are the reference: torch in fp32, channels last, evaluation mode, on
 
 from __future__ import annotations
 
+import copy
+import hashlib
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -16,12 +19,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import errors, metrics, preprocessing, sources
+from . import engines, errors, metrics, plans, preprocessing, sources
+from .cache import THREADS
+from .engines import Engine
 from .models import NetworkSpec, weights
+from .plans import Choice, Plan
 from .preprocessing import Preprocessing
 from .vocabulary import Prediction, Refusal, Store, Task
 
 BATCH = 32
+AHEAD = 3  # batches that are held: one that is answered, those that are being decoded
+CLOSE = 1e-4  # of probabilities: what two engines in fp32 may differ by
 
 
 @dataclass(frozen=True)
@@ -60,19 +68,88 @@ def probabilities(clf: Classifier, found: np.ndarray) -> np.ndarray:
     return metrics.softmax(found / clf.temperature)
 
 
-def predict_store(clf: Classifier, store: Store, keys: Iterable[str], *, threads: int = 2) -> Iterator[Prediction]:
-    """One Prediction for every key, in their order; what cannot be read is an error of its own, never skipped."""
+def predict_store(
+    clf: Classifier, store: Store, keys: Iterable[str], *, threads: int = THREADS, run: Engine | None = None
+) -> Iterator[Prediction]:
+    """One Prediction for every key, in their order; what cannot be read is an error of its own, never skipped.
+
+    The next pictures are decoded while the network answers; AHEAD batches are held, however many pictures there are.
+
+    Args:
+        threads: decoders at work at a time. The answers do not depend on it.
+        run: what answers instead of the reference, prepared pictures → logits, such as `settle` finds.
+    """
+    run = run or (lambda images: logits(clf, torch.from_numpy(images)))
     keys = iter(keys)
-    with ThreadPoolExecutor(threads) as pool:
-        while chunk := list(islice(keys, BATCH)):
-            prepared = list(pool.map(lambda key: _prepared(clf, store, key), chunk))
-            images = [item for item in prepared if isinstance(item, Tensor)]
-            rows = iter(probabilities(clf, logits(clf, torch.stack(images))).tolist() if images else ())
-            for key, item in zip(chunk, prepared):
-                if isinstance(item, Refusal):
-                    yield Prediction(key, clf.classes, error=item)
-                else:
-                    yield Prediction(key, clf.classes, tuple(next(rows)))
+    pool = ThreadPoolExecutor(threads)
+    begun = iter(lambda: [(key, pool.submit(_prepared, clf, store, key)) for key in islice(keys, BATCH)], [])
+    try:
+        waiting = deque(islice(begun, AHEAD))
+        while waiting:
+            chunk = [(key, prepared.result()) for key, prepared in waiting.popleft()]
+            waiting.extend(islice(begun, 1))
+            yield from _answered(clf, chunk, run)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _answered(clf: Classifier, chunk: Sequence[tuple[str, Tensor | Refusal]], run: Engine) -> Iterator[Prediction]:
+    images = [item.numpy() for _, item in chunk if isinstance(item, Tensor)]
+    rows = iter(probabilities(clf, run(np.stack(images))).tolist() if images else ())
+    for key, item in chunk:
+        if isinstance(item, Refusal):
+            yield Prediction(key, clf.classes, error=item)
+        else:
+            yield Prediction(key, clf.classes, tuple(next(rows)))
+
+
+def settle(
+    clf: Classifier, store: Store, keys: Sequence[str], *, fast: bool = False, memory: Path | None = None
+) -> Choice:
+    """How to answer for many pictures here: `plans.settle` on the first of them.
+
+    Fewer than `plans.ENOUGH` are the reference's. For more, engines in fp32 whose labels are the reference's and whose
+    probabilities are within CLOSE, for `plans.AGREE` of the pictures: nobody has to know which one answered.
+
+    Args:
+        fast: take lower precision as well, where only the labels have to be the reference's.
+        memory: the file that choices are kept in.
+    """
+    prepared = (_prepared(clf, store, key) for key in keys[: plans.ENOUGH])
+    sample = [item.numpy() for item in prepared if isinstance(item, Tensor)] if len(keys) >= plans.ENOUGH else []
+    if not sample:
+        return Choice(Plan(threads=torch.get_num_threads()), lambda images: logits(clf, torch.from_numpy(images)))
+    return plans.settle(
+        plans.inference_candidates(precision="auto" if fast else "fp32"),
+        lambda plan: _engine(clf, plan),
+        np.stack(sample),
+        pictures=len(keys),
+        agreement=None if fast else lambda expected, found: _agreement(clf, expected, found),
+        memory=memory,
+        work=f"answers {digest(clf)[:16]}, engines {', '.join(engines.installed())}",
+    )
+
+
+def _engine(clf: Classifier, plan: Plan) -> Engine:
+    network = clf.network if plan.device == "cpu" else copy.deepcopy(clf.network).to(plan.device)
+    how = engines.How(plan.precision, plan.threads, plan.device)
+    return engines.build(engines.Logits(network, clf.preprocessing), plan.engine, how)
+
+
+def _agreement(clf: Classifier, expected: np.ndarray, found: np.ndarray) -> float:
+    """The share of pictures, of logits `(M, K)`, with the same label and no probability more than CLOSE off."""
+    apart = np.abs(probabilities(clf, found) - probabilities(clf, expected)).max(1)
+    return float(((apart <= CLOSE) & (found.argmax(1) == expected.argmax(1))).mean())
+
+
+def digest(clf: Classifier) -> str:
+    """64 hexadecimal letters of what decides an answer: weights, layers, preprocessing, class names, temperature."""
+    facts = (str(clf.network), clf.preprocessing, clf.classes, clf.task, clf.temperature, dict(clf.thresholds))
+    found = hashlib.sha256(repr(facts).encode("utf-8", "surrogateescape"))
+    for name, tensor in clf.network.state_dict().items():
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return found.hexdigest()
 
 
 def predict_all(clf: Classifier, source: str | Path) -> Iterator[Prediction]:

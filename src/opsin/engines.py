@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -75,7 +75,7 @@ def build(module: Logits, engine: str, how: How) -> Engine:
         raise unknown("engine", engine, ENGINES)
     make, parts = ENGINES[engine]
     for part in parts:
-        _optional(part)
+        optional(part)
     try:
         return make(module, how)
     except Exception as error:  # foreign converters raise what they like
@@ -88,18 +88,19 @@ def installed() -> list[str]:
     return [name for name, (_, parts) in ENGINES.items() if all(find_spec(part) for part in parts)]
 
 
-def to_onnx(module: nn.Module, example: Tensor, *, output: str = "logits") -> bytes:
-    """An ONNX model with one input, `images`, and one output, both of a free first dimension, `batch`.
+def to_onnx(module: nn.Module, example: Tensor, *, outputs: Sequence[str] = ("logits",)) -> bytes:
+    """An ONNX model with one input, `images`, and named outputs, all of a free first dimension, `batch`.
 
     Args:
         module: in evaluation mode, on the CPU.
         example: two or more pictures of the shape and dtype that the model shall take; what is in them is of no matter.
+        outputs: a name for everything that the module gives.
 
     Raises:
         MissingExtra: when onnx or onnxscript are not installed.
     """
     for part in ("onnx", "onnxscript"):
-        _optional(part)
+        optional(part)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of deprecated parts that the exporter itself uses
         program = torch.onnx.export(
@@ -108,7 +109,7 @@ def to_onnx(module: nn.Module, example: Tensor, *, output: str = "logits") -> by
             dynamo=True,
             dynamic_shapes=({0: "batch"},),
             input_names=["images"],
-            output_names=[output],
+            output_names=list(outputs),
             verbose=False,
         )
         assert program is not None
@@ -129,7 +130,7 @@ def _torch(module: Logits, how: How) -> Engine:
 
 
 def _onnxruntime(module: Logits, how: How) -> Engine:
-    runtime = _optional("onnxruntime")
+    runtime = optional("onnxruntime")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = how.threads
     options.log_severity_level = 3  # errors
@@ -139,7 +140,7 @@ def _onnxruntime(module: Logits, how: How) -> Engine:
 
 
 def _openvino(module: Logits, how: How) -> Engine:
-    openvino = _optional("openvino")
+    openvino = optional("openvino")
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         # Straight from torch's graph: it takes a third of the time that the way through ONNX takes.
@@ -171,7 +172,7 @@ def _example(module: Logits) -> Tensor:
     return torch.zeros(CHUNK, 3, side, side, dtype=torch.uint8)
 
 
-def _optional(name: str) -> Any:
+def optional(name: str) -> Any:
     """An optional package, imported now.
 
     OpenVINO sends what it is used for to Google Analytics, from its import on, and keeps an identity in the home

@@ -1,6 +1,6 @@
 """What was found, in forms that leave the program.
 
-predictions ─> CSV, JSON Lines
+predictions ─> CSV, JSON Lines, Parquet
 a run, a test ─> contents ─┬─> report.html, one page with nothing outside of it
                            ├─> report.json, the same
                            └─> sections of the model card
@@ -18,9 +18,9 @@ from ..vocabulary import Store
 from . import page
 from .card import markdown
 from .contents import Answers, of_classifier, of_run
-from .predictions import predictions_csv, to_json
+from .predictions import Table, predictions, to_json
 
-__all__ = ["Answers", "markdown", "of_classifier", "of_run", "predictions_csv", "to_json", "write"]
+__all__ = ["Answers", "Table", "markdown", "of_classifier", "of_run", "predictions", "to_json", "write"]
 
 
 def write(contents: Mapping[str, Any], folder: Path, *, store: Store | None = None, pictures: bool = True) -> Path:

@@ -22,7 +22,7 @@ from .archives import list_tar, list_zip
 from .downloads import cache_dir
 from .layout import fingerprint
 from .listing import Listing, list_folder
-from .loose import holds_many, pictures
+from .loose import Gathered, gather, holds_many, pictures
 from .named import NAMED
 from .stores import ArrayStore, FolderStore, ZipStore
 from .tars import TarStore, is_tar
@@ -31,10 +31,12 @@ __all__ = [
     "NAMED",
     "ArrayStore",
     "FolderStore",
+    "Gathered",
     "TarStore",
     "ZipStore",
     "cache_dir",
     "fingerprint",
+    "gather",
     "holds_many",
     "pictures",
     "read",

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 
-from ..errors import CallError
+import numpy as np
+
+from ..errors import CallError, DataError, PictureError
 from ..vocabulary import Refusal, Store
+from . import manifests
 from .archives import list_tar, list_zip
 from .listing import Listing, list_folder
 from .stores import FolderStore, ZipStore
@@ -46,3 +50,56 @@ def _looked_into(path: Path) -> tuple[Store, Listing]:
         return tar, list_tar(tar)
     packed = ZipStore(path)
     return packed, list_zip(packed)
+
+
+class Gathered:
+    """Several sources as one store: a name for everything in them, once, in their order.
+
+    What a source holds and is no picture has its place too, and is refused with its reason when it is read.
+    """
+
+    def __init__(self) -> None:
+        self.places: dict[str, tuple[Store, str] | Refusal] = {}
+
+    def read(self, name: str) -> bytes | np.ndarray:
+        """What `name` stands for.
+
+        Raises:
+            PictureError: when it cannot be read.
+        """
+        place = self.places[name]
+        if isinstance(place, Refusal):
+            raise PictureError(place.code, place.reason)
+        store, key = place
+        return store.read(key)
+
+
+def gather(paths: Iterable[Path], *, whole: bool = True) -> Gathered:
+    """Every picture of files, folders, zips, tars, and tables (CSV, TSV, Parquet) with a column of paths.
+
+    Args:
+        paths: one that is not there, or cannot be looked into, is refused in its own place.
+        whole: names begin with the path, since two folders may hold the same ones.
+    """
+    found = Gathered()
+    for path in paths:
+        try:
+            store, keys, refused = _listed(path)
+        except (CallError, DataError) as error:
+            found.places[str(path)] = Refusal(str(path), "unreadable", str(error))
+            continue
+        many = holds_many(path) or manifests.is_manifest(path)
+        base = path.parent if manifests.is_manifest(path) else path
+        names = {
+            key: (str(base / key if many else path) if whole else key) for key in (*keys, *(r.key for r in refused))
+        }
+        found.places |= {names[key]: (store, key) for key in keys}
+        found.places |= {names[r.key]: Refusal(names[r.key], r.code, r.reason) for r in refused}
+    return found
+
+
+def _listed(path: Path) -> tuple[Store, list[str], list[Refusal]]:
+    if manifests.is_manifest(path) and path.is_file():
+        root, keys, refused = manifests.paths(path)
+        return FolderStore(root), keys, refused
+    return pictures(path)

@@ -77,6 +77,22 @@ def read(path: Path, columns: Columns) -> Dataset:
                    (*notes, *found.notes))  # fmt: skip
 
 
+def paths(path: Path) -> tuple[Path, list[str], list[Refusal]]:
+    """The pictures that a table names, classes or not: its folder, their keys below it, and rows that are not used.
+
+    Raises:
+        DataError: no table, or no column of pictures.
+        MissingExtra: pyarrow, for Parquet.
+    """
+    table = _parquet(path) if path.suffix.lower() == ".parquet" else _csv(path)
+    root = path.resolve().parent
+    written = table[_picture_column(table, root, path)]
+    keys = dict.fromkeys(_key(each, root) for each in written)
+    refused = [problem for key in keys if (problem := _problem(key, _Row("any", None, ""), root))]
+    wrong = {refusal.key for refusal in refused}
+    return root, [key for key in keys if key not in wrong], refused
+
+
 # ── the table ──
 
 

@@ -20,6 +20,7 @@ VERBS = {
     "evaluate": "Test a classifier on data, with intervals.",
     "compare": "Is one classifier better than another, by how much, and may it replace it.",
     "predict": "Name what is on pictures: files, folders, zips.",
+    "export": "One file that runs anywhere and answers the same: ONNX, OpenVINO, torch.",
     "process": "Put pictures through operations, from folder to folder.",
     "list": "What there is: models, recipes, operations, datasets, runs.",
 }

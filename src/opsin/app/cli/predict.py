@@ -2,53 +2,103 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator
+import hashlib
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import click
 
+EVERY = 30.0  # seconds between two lines on how far it is, where there is no terminal
+
 
 @click.command()
 @click.argument("model")
-@click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True, allow_dash=True, path_type=Path))
 @click.option("--top", default=3, type=click.IntRange(min=1), show_default=True, help="How many classes a line shows.")
 @click.option(
-    "--csv", "csv_file", type=click.Path(path_type=Path, dir_okay=False), help="Write all probabilities as CSV."
+    "--out",
+    "--csv",
+    "out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write all probabilities: .csv, .jsonl or .parquet. Called again after an interruption, it goes on.",
 )
+@click.option("--fast", is_flag=True, help="Also lower precision, where 99.5 % of labels are the reference's.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON Lines: one object a picture, all probabilities.")
-def command(model: str, paths: tuple[Path, ...], top: int, csv_file: Path | None, as_json: bool) -> None:
+def command(model: str, paths: tuple[Path, ...], top: int, out: Path | None, fast: bool, as_json: bool) -> None:
     """Name what is on pictures. MODEL is a model's folder, a run's name, last, or imagenet.
 
-    PATHS are files, folders or zips. Every file gets a line: its classes with probabilities, or its error.
+    PATHS are files, folders, zips, tars, tables with a column of paths (CSV, TSV, Parquet), and - for paths on standard
+    input, one a line. Every file gets a line: its classes with probabilities, or its error. With --out they are written
+    there, and shown only as far as --json asks.
+
+    \b
+        opsin predict last new/ --out new.csv
+        find photos -name '*.jpg' | opsin predict imagenet - --json
     """
-    from ... import errors, reports, runs
+    from ... import classifier, errors, reports, runs, sources
+    from . import render
 
     clf = runs.load(model)
-    answered = 0
-    with reports.predictions_csv(csv_file, clf.classes) as write:
-        for path in paths:
-            for prediction in _answers(clf, path, whole=len(paths) > 1):
-                answered += prediction.error is None
-                write(prediction)
+    found = sources.gather(_expanded(paths), whole=len(paths) > 1 or Path("-") in paths)
+    told = render.console(stderr=True)
+    with reports.predictions(out, clf.classes, of=_work(classifier.digest(clf), paths, fast)) as table:
+        left = [name for name in found.places if name not in table.done]
+        if table.done:
+            told.print(f"{len(table.done):,} pictures are there from before, {len(left):,} are left")
+        choice = classifier.settle(clf, found, left, fast=fast, memory=sources.cache_dir() / "plans.json")
+        for note in choice.notes:
+            told.print(note)
+        lines = as_json or not out  # on standard output, which a bar would draw over
+        work = classifier.predict_store(clf, found, left, run=choice.engine)
+        for prediction in _told(told, work, len(left), bar=not lines):
+            table.write(prediction)
+            if lines:
                 _show(prediction, top, as_json)
-    if not answered:
+    if out:
+        told.print(f"{table.answered:,} answered, {len(table.done) - table.answered:,} errors · {out}")
+    if not table.answered:
         raise errors.DataError("no picture could be answered", do="Each one's reason stands in its own line")
 
 
-def _answers(clf: Any, path: Path, *, whole: bool) -> Iterator[Any]:
-    """The predictions of one path; under `whole` names, since two folders may hold the same ones."""
-    from ... import classifier, errors, sources
-    from ...vocabulary import Prediction, Refusal
+def _work(digest: str, paths: tuple[Path, ...], fast: bool) -> str:
+    """A word for this work: what another call with it has written may be gone on with."""
+    facts = (
+        digest,
+        fast,
+        str(Path().resolve()),
+        *(str(path if str(path) == "-" else path.resolve()) for path in paths),
+    )
+    return hashlib.sha256("\0".join(map(str, facts)).encode("utf-8", "surrogateescape")).hexdigest()[:12]
 
-    inside = sources.holds_many(path)
-    try:
-        for prediction in classifier.predict_all(clf, path):
-            key = str(path / prediction.key if inside else path) if whole else prediction.key
-            yield dataclasses.replace(prediction, key=key)
-    except errors.DataError as error:  # a folder or zip that cannot be read must not cost the others their answers
-        yield Prediction(str(path), clf.classes, error=Refusal(str(path), "unreadable", str(error)))
+
+def _expanded(paths: Iterable[Path]) -> Iterator[Path]:
+    """The paths, with those on standard input in the place of "-"."""
+    for path in paths:
+        if str(path) == "-":
+            yield from (Path(line) for each in sys.stdin if (line := each.rstrip("\r\n")))
+        else:
+            yield path
+
+
+def _told(out: Any, work: Iterable[Any], of: int, *, bar: bool) -> Iterator[Any]:
+    """The predictions, while a bar, or a line now and then, tells how far they are and how long it will take."""
+    from ...vocabulary import Event
+    from . import render
+
+    began = said = time.monotonic()
+    with render.Watch(out) if bar else nullcontext() as watch:
+        for done, prediction in enumerate(work, 1):
+            yield prediction
+            now = time.monotonic()
+            if watch and out.is_terminal:
+                watch.show(Event("progress", 0, 0, {"what": "predicting", "done": done, "of": of}))
+            elif now - said > EVERY:
+                said, rate = now, done / (now - began)
+                out.print(f"{done:,} of {of:,} · {rate:,.0f} a second · {(of - done) / rate:,.0f} s left")
 
 
 def _show(prediction: Any, top: int, as_json: bool) -> None:

@@ -1,0 +1,290 @@
+"""A classifier as one file that runs anywhere and answers the same, or no file at all.
+
+    Classifier ─ graphs.write ─> file, opened again ─ compare ─> Parity ─┬─ differs ─> the step where it begins; no file
+                       pictures by the one road ─────────┘               └─ agrees ──> file, its .json, README.md
+
+The file holds normalisation, network and softmax at the stored temperature, and tells its class names, thresholds and
+what a picture must go through before it. What is compared is the file as it was written, opened as others open it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .. import cache, classifier, errors, preprocessing
+from ..classifier import Classifier
+from ..vocabulary import Dataset, finished
+from . import graphs, int8, readme
+from .graphs import FORMS, RESIZING, STEPS, Graph, Opened
+from .int8 import Int8, quantise
+
+__all__ = [
+    "FORMS",
+    "Int8",
+    "Limits",
+    "Parity",
+    "compare",
+    "contract",
+    "export",
+    "latency",
+    "limits",
+    "quantise",
+    "where",
+]
+
+MOST = 500  # pictures that are compared
+FEW = 8  # batches that are looked at for where a difference begins
+FORMAT = 1
+CALLS = 20  # that a latency is the median of
+# How far a step's values may be from what the reference makes of its own input.
+TOLERANCES = {"normalisation": 1e-4, "logits": 1e-3, "probabilities": 1e-4}
+
+# What the file is given, uint8 (B, 3, H, W), and what the road makes of it, uint8 (B, 3, S, S).
+Asked = tuple[np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a file must keep to; levels are those of a resized picture, 0…255."""
+
+    agreement: float = 0.995  # the least share of pictures with the same label
+    difference: float = 1e-4  # the largest of any probability
+    levels: int = 0
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How a file answers beside the reference, torch in fp32, on `n` pictures."""
+
+    n: int
+    agreement: float  # share of pictures with the same label
+    difference: float  # the largest between two probabilities of one class
+
+    def within(self, limits: Limits) -> bool:
+        return self.agreement >= limits.agreement and self.difference <= limits.difference
+
+    def __str__(self) -> str:
+        alike = f"{100 * self.agreement:.2f} % of {self.n:,} labels alike"
+        return f"{alike}, probabilities at most {self.difference:.1e} apart"
+
+
+def limits(road: preprocessing.Preprocessing, *, resize: bool = False) -> Limits:
+    """What is asked for: where the file resizes itself, a level of rounding here and there is not a fault."""
+    return RESIZED[road.interpolation] if resize else Limits()
+
+
+RESIZED = {"bilinear": Limits(difference=0.05, levels=2), "bicubic": Limits(difference=0.05, levels=3)}
+
+
+def export(
+    clf: Classifier, file: str | Path, data: Dataset, *, to: str = "onnx", resize: bool = False, most: int = MOST
+) -> Parity:
+    """Write `clf` as one file, beside it what the file tells of itself as JSON and a README.md, once parity is shown.
+
+    Args:
+        file: with the ending of its form; its folder is made, and a README.md there that is not ours is not replaced.
+        data: pictures to compare on, such as `data.val`; nothing is asked of their classes.
+        to: a name of FORMS.
+        resize: put the resizing to S × S into the graph as well.
+        most: pictures that are compared, evenly chosen.
+
+    Returns:
+        what was measured, which is within `limits`.
+
+    Raises:
+        CallError: unknown form, another ending, a place that is taken, preprocessing that has no form in a graph.
+        DataError: when no picture can be read.
+        ModelError: when the file answers otherwise: nothing is written, and it says where the difference begins.
+        MissingExtra, MachineError: when the form cannot be written or run here.
+    """
+    file = Path(file)
+    _check_place(file, to)
+    if resize:
+        graphs.refuse_without_graph(to, clf.preprocessing)
+    with errors.writing(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=f".{file.stem}-", dir=file.parent))
+    try:
+        with errors.writing(file):
+            opened = graphs.write(to, Graph(clf), contract(clf, resize=resize), resize, beside / file.name)
+        parity = compare(clf, opened, asked(clf, data, resize=resize, most=most))
+        wanted = limits(clf.preprocessing, resize=resize)
+        if not parity.within(wanted):
+            raise _differs(clf, data, to, resize, parity, wanted, beside)
+        with errors.writing(file):
+            _describe(clf, beside / file.name, to, resize, parity, opened)
+            for each in sorted(beside.iterdir(), key=lambda each: each.name == file.name):  # the file itself comes last
+                each.replace(file.with_name(each.name))
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return parity
+
+
+def contract(clf: Classifier, *, resize: bool = False) -> dict[str, Any]:
+    """What a file tells of itself, as plain values: enough to use it without opsin, and to know what it answers."""
+    road = clf.preprocessing
+    size: list[Any] = ["height", "width"] if resize else [road.size, road.size]
+    done_inside = [*(["resize"] if resize else []), "normalise", "network", "softmax"]
+    return {
+        "format": FORMAT,
+        "task": clf.task,
+        "classes": list(clf.classes),
+        "thresholds": dict(clf.thresholds),
+        "temperature": clf.temperature,
+        "input": {"shape": ["batch", 3, *size], "type": "uint8", "colour": "RGB, sRGB", "range": [0, 255]},
+        "output": {"shape": ["batch", len(clf.classes)], "type": "float32", "holds": "probabilities"},
+        "inside": done_inside,
+        "preprocessing": {**road.to_dict(), "antialias": True, "jpeg at 1/2, 1/4, 1/8 down to": preprocessing.ROOM},
+        "network": clf.spec.name if clf.spec else None,
+        "licence": clf.facts.get("licence"),
+        "data fingerprint": clf.facts.get("fingerprint"),
+    }
+
+
+def latency(file: str | Path, *, to: str = "onnx") -> float:
+    """Milliseconds that one picture takes the file here, decoding apart: the median of CALLS, after one to warm up."""
+    opened = FORMS[to].open(Path(file))
+    shape = [each if isinstance(each, int) else 500 for each in opened.told["input"]["shape"][1:]]
+    return 1000 * int8.seconds([opened], np.zeros((1, *shape), np.uint8), rounds=CALLS)[0]
+
+
+# ── parity ──
+
+
+def asked(clf: Classifier, data: Dataset, *, resize: bool = False, most: int = MOST) -> Iterator[Asked]:
+    """Pairs of what the file is given and what the road makes of it, in batches; whole pictures one by one.
+
+    Raises:
+        DataError: when there is no picture, or none can be read.
+    """
+    if not len(data):
+        raise errors.DataError("no pictures to compare on", do="Give some: --data FOLDER")
+    rows = set(np.linspace(0, len(data) - 1, min(len(data), most)).astype(int).tolist())
+    chosen = dataclasses.replace(data, records=tuple(data.records[row] for row in sorted(rows)))
+    return _whole(clf, chosen) if resize else _prepared(clf, chosen)
+
+
+def _prepared(clf: Classifier, data: Dataset) -> Iterator[Asked]:
+    _, (pixels,) = finished(cache.build(data, [clf.preprocessing]))
+    for start in range(0, len(pixels), classifier.BATCH):
+        images = np.ascontiguousarray(pixels.array[start : start + classifier.BATCH])
+        yield images, images
+
+
+def _whole(clf: Classifier, data: Dataset) -> Iterator[Asked]:
+    read = 0
+    for record in data.records:
+        try:
+            picture = cache.picture(data, record)
+        except errors.PictureError:
+            continue
+        read += 1
+        given = np.ascontiguousarray(picture.transpose(2, 0, 1))[None]
+        yield given, preprocessing.prepare(clf.preprocessing, picture).numpy()[None]
+    if not read:
+        raise errors.DataError("no picture could be read", do="Give others: --data FOLDER")
+
+
+def compare(clf: Classifier, opened: Opened, pairs: Iterator[Asked]) -> Parity:
+    """The answers of a file beside those of the reference; classes are matched by the names that the file tells.
+
+    Raises:
+        ModelError: when the file does not know these classes.
+    """
+    place = {name: column for column, name in enumerate(opened.told["classes"])}
+    if set(place) != set(clf.classes):
+        raise errors.ModelError("the file has other classes", expected=clf.classes[:5], received=list(place)[:5])
+    order = [place[name] for name in clf.classes]
+    n, alike, apart = 0, 0, 0.0
+    for given, images in pairs:
+        expected = classifier.probabilities(clf, classifier.logits(clf, torch.from_numpy(images)))
+        found = np.asarray(opened.run(given)[-1], np.float64)[:, order]
+        n += len(images)
+        alike += int((found.argmax(1) == expected.argmax(1)).sum())
+        worst = float(np.abs(found - expected).max())
+        apart = max(apart, worst if np.isfinite(worst) else float("inf"))
+    return Parity(n, alike / n, apart)
+
+
+def where(clf: Classifier, opened: Opened, pairs: Sequence[Asked], levels: int = 0) -> str:
+    """The first step at which a file gives something else than the reference makes of that step's input; "" for none.
+
+    Args:
+        opened: a file with the outputs of all steps, of RESIZING too where it resizes.
+        levels: by which a resized picture may differ.
+    """
+    names = STEPS if len(opened.run(pairs[0][0])) == len(STEPS) else (RESIZING, *STEPS)
+    apart = dict.fromkeys(names, False)
+    for given, images in pairs:
+        found = dict(zip(names, opened.run(given)))
+        for name, expected in _expected(clf, found, images).items():
+            apart[name] |= not _close(found[name], expected, TOLERANCES.get(name, levels))
+    names_differ = "class names" if tuple(opened.told["classes"]) != clf.classes else ""
+    return next((name for name in names if apart[name]), names_differ)
+
+
+def _expected(clf: Classifier, found: dict[str, np.ndarray], images: np.ndarray) -> dict[str, np.ndarray]:
+    """What the reference makes at each step of what came before it in the file."""
+    expected = {RESIZING: images} if RESIZING in found else {}
+    prepared = torch.from_numpy(found.get(RESIZING, images))
+    with torch.no_grad():
+        expected["normalisation"] = preprocessing.normalise(clf.preprocessing, prepared).numpy()
+        expected["logits"] = clf.network(torch.from_numpy(found["normalisation"])).numpy()
+    expected["probabilities"] = classifier.probabilities(clf, found["logits"])
+    return expected
+
+
+def _close(found: np.ndarray, expected: np.ndarray, tolerance: float) -> bool:
+    scale = max(1.0, float(np.abs(expected).max())) if tolerance < 1 else 1.0
+    return bool(np.abs(found.astype(np.float64) - expected).max() <= tolerance * scale)
+
+
+def _differs(
+    clf: Classifier, data: Dataset, to: str, resize: bool, parity: Parity, wanted: Limits, folder: Path
+) -> errors.ModelError:
+    """The error of a file that answers otherwise, with the step where that begins."""
+    steps = graphs.write(
+        to, Graph(clf, steps=True), contract(clf, resize=resize), resize, folder / f"steps{FORMS[to].endings[0]}"
+    )
+    few = [pair for _, pair in zip(range(FEW), asked(clf, data, resize=resize, most=FEW * classifier.BATCH))]
+    begins = where(clf, steps, few, wanted.levels)
+    return errors.ModelError(
+        f"the {to} file answers otherwise than the model, so it is not written",
+        expected=f"{100 * wanted.agreement:.1f} % of labels alike, probabilities at most {wanted.difference:g} apart",
+        received=str(parity),
+        do=f"The difference begins at: {begins or 'no single step'}. Try another --to, and tell us of this model",
+    )
+
+
+# ── places ──
+
+
+def _check_place(file: Path, to: str) -> None:
+    if to not in FORMS:
+        raise errors.unknown("form", to, FORMS)
+    ending = FORMS[to].endings[0]
+    if file.suffix != ending:
+        raise errors.CallError(f"{file}", expected=f"a name that ends in {ending}", received=file.suffix or "no ending")
+    other = file.with_name(readme.NAME)
+    if other.exists() and readme.MARK not in other.read_text(encoding="utf-8", errors="replace"):
+        raise errors.CallError(
+            f"{other} is there and is not ours", expected="a folder of its own", do="Choose another --out"
+        )
+
+
+def _describe(clf: Classifier, file: Path, to: str, resize: bool, parity: Parity, opened: Opened) -> None:
+    """What the file tells, with what was measured, as JSON for programs and as README.md for people."""
+    about = {**opened.told, "file": file.name, "parity": dataclasses.asdict(parity)}
+    file.with_suffix(".json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    text = readme.text(clf, file.name, to, resize, str(parity))
+    file.with_name(readme.NAME).write_text(text, encoding="utf-8", errors="replace")

@@ -1,0 +1,256 @@
+"""A classifier as one graph, and the forms in which it is written to a file and opened again.
+
+    uint8 (B, 3, S, S) ─ normalise ─ network ─ softmax at the temperature ─> probabilities, float32 (B, K)
+    uint8 (B, 3, H, W) ─ resize ─┘
+
+Everything is traced from the functions of the one road, so no form has a preprocessing of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .. import engines, preprocessing
+from ..classifier import Classifier
+from ..errors import CallError, MachineError, OpsinError
+from ..preprocessing import Preprocessing
+
+STEPS = ("normalisation", "logits", "probabilities")
+RESIZING = "resizing"
+KEY = "opsin"  # under which a file tells of itself
+
+# the outputs of a file for uint8 (B, 3, H, W), in their order
+Run = Callable[[np.ndarray], Sequence[np.ndarray]]
+
+
+class Graph(nn.Module):
+    """All that is done to prepared pictures: uint8 `(B, 3, S, S)` → probabilities `(B, K)`.
+
+    With `steps` it gives what each of STEPS gives, the last being the probabilities: where a difference begins shows.
+    """
+
+    def __init__(self, clf: Classifier, *, steps: bool = False) -> None:
+        super().__init__()
+        self.network, self.road, self.temperature, self.steps = clf.network, clf.preprocessing, clf.temperature, steps
+
+    def normalised(self, images: Tensor) -> Tensor:
+        return preprocessing.normalise(self.road, images)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        return torch.softmax(logits / self.temperature, 1)
+
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor, Tensor]:
+        inputs = self.normalised(images)
+        logits = self.network(inputs)
+        found = self.probabilities(logits)
+        return (inputs, logits, found) if self.steps else found
+
+    @property
+    def example(self) -> Tensor:
+        return torch.zeros(2, 3, self.road.size, self.road.size, dtype=torch.uint8)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        return STEPS if self.steps else STEPS[-1:]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An exported file as whoever gets it sees it: what it answers, and what it tells of itself."""
+
+    run: Run
+    told: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Form:
+    """A kind of file. `write` takes the graph, what it shall tell, whether it resizes, and where to."""
+
+    endings: tuple[str, ...]  # the file's, and those of files that belong to it
+    write: Callable[[Graph, Mapping[str, Any], bool, Path], None]
+    open: Callable[[Path], Opened]
+    resizes: bool = False
+
+
+def write(form: str, graph: Graph, told: Mapping[str, Any], resize: bool, file: Path) -> Opened:
+    """Write `graph` as `file` and open that.
+
+    Raises:
+        MissingExtra: when what writes or runs such files is not installed.
+        MachineError: when the network has no such form, or the file would hold a pickle.
+    """
+    try:
+        FORMS[form].write(graph, told, resize, file)
+        return FORMS[form].open(file)
+    except (OpsinError, OSError):
+        raise
+    except Exception as error:  # foreign converters raise what they like
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        others = " or ".join(name for name in FORMS if name != form)
+        raise MachineError(f"{form} cannot hold this network: {reason}", do=f"Try --to {others}") from error
+
+
+def refuse_without_graph(form: str, road: Preprocessing) -> None:
+    """Refuse to resize inside the graph where that cannot be done.
+
+    Raises:
+        CallError: for bars and centre crops, whose sizes depend on each picture's, and for forms that do not resize.
+    """
+    if not FORMS[form].resizes:
+        able = ", ".join(name for name, each in FORMS.items() if each.resizes)
+        raise CallError(f"--with-resize has no form in {form}", expected=able, received=form)
+    if road.fit != "squash":
+        raise CallError(
+            "--with-resize: this preprocessing has no form in a graph",
+            expected="squash, which makes one size of every picture",
+            received=road.fit,
+            do="Export without --with-resize: README.md beside the file has the lines that prepare a picture",
+        )
+
+
+# ── ONNX ──
+
+
+def _write_onnx(graph: Graph, told: Mapping[str, Any], resize: bool, file: Path) -> None:
+    content = engines.to_onnx(graph, graph.example, outputs=graph.outputs)
+    onnx = engines.optional("onnx")
+    model = onnx.load_from_string(content)
+    _without_traces(model)
+    if resize:
+        _resize_first(onnx, model, graph)
+    onnx.helper.set_model_props(model, {KEY: json.dumps(told)})  # ASCII: a class may be named in no UTF-8
+    onnx.checker.check_model(model, full_check=True)
+    file.write_bytes(model.SerializeToString())
+
+
+def _without_traces(model: Any) -> None:
+    """Take out where each node came from: it names folders of this machine."""
+    for part in (model.graph, *model.functions):
+        for node in (*part.node, *part.value_info):
+            del node.metadata_props[:]
+            node.doc_string = ""
+    for end in (*model.graph.input, *model.graph.output, *model.graph.initializer):
+        del end.metadata_props[:]
+    del model.graph.metadata_props[:]
+
+
+def _resize_first(onnx: Any, model: Any, graph: Graph) -> None:
+    """Put the road's `squash` before everything: pictures of one size, any size, uint8 `(B, 3, H, W)`."""
+    road = graph.road
+    sides = onnx.numpy_helper.from_array(np.array([road.size, road.size], np.int64), "sides")
+    node = onnx.helper.make_node(
+        "Resize",
+        ["pictures", "", "", "sides"],
+        ["images"],
+        name="resize",
+        mode={"bilinear": "linear", "bicubic": "cubic"}[road.interpolation],
+        cubic_coeff_a=-0.5,  # Keys' kernel as Pillow and torch's antialiased one have it
+        antialias=1,
+        exclude_outside=1,  # Pillow and torch weigh what lies inside only
+        axes=[2, 3],
+        coordinate_transformation_mode="half_pixel",
+    )
+    model.graph.initializer.append(sides)
+    model.graph.node.insert(0, node)
+    images = onnx.helper.make_tensor_value_info("images", onnx.TensorProto.UINT8, ["batch", 3, road.size, road.size])
+    pictures = onnx.helper.make_tensor_value_info("pictures", onnx.TensorProto.UINT8, ["batch", 3, "height", "width"])
+    model.graph.input[0].CopyFrom(pictures)
+    if graph.steps:
+        model.graph.output.insert(0, images)
+
+
+def _open_onnx(file: Path) -> Opened:
+    runtime = engines.optional("onnxruntime")
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3  # errors
+    session = runtime.InferenceSession(file.read_bytes(), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    told = json.loads(session.get_modelmeta().custom_metadata_map[KEY])
+    return Opened(lambda images: session.run(None, {name: images}), told)
+
+
+# ── OpenVINO ──
+
+
+def _write_openvino(graph: Graph, told: Mapping[str, Any], resize: bool, file: Path) -> None:
+    between = file.with_suffix(".onnx")
+    _write_onnx(graph, told, resize, between)
+    openvino = engines.optional("openvino")
+    model = openvino.convert_model(between)
+    between.unlink()
+    model.set_rt_info(json.dumps(told), [KEY])
+    openvino.save_model(model, file, compress_to_fp16=False)  # which would answer otherwise
+
+
+def _open_openvino(file: Path) -> Opened:
+    openvino = engines.optional("openvino")
+    core = openvino.Core()
+    core.set_property({"ENABLE_MMAP": False})  # a mapped file cannot be moved on Windows
+    model = core.read_model(file)
+    told = json.loads(model.get_rt_info([KEY]).astype(str))
+    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+
+    def run(images: np.ndarray) -> list[np.ndarray]:
+        return [np.array(each) for each in compiled(images).values()]  # copies: the next call writes over them
+
+    return Opened(run, told)
+
+
+# ── torch ──
+
+
+def _write_torch(graph: Graph, told: Mapping[str, Any], resize: bool, file: Path) -> None:
+    batch = torch.export.Dim("batch")
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # of deprecated parts that the exporter itself uses
+        program = torch.export.export(graph, (graph.example,), dynamic_shapes=({0: batch},))
+        program.example_inputs = None  # would be written as a pickle
+        for node in program.graph.nodes:
+            node.meta.pop("stack_trace", None)  # names folders of this machine
+        torch.export.save(program, file, extra_files={KEY: json.dumps(told)})
+    if held := pickles(file):
+        file.unlink()
+        raise MachineError(f"torch's file would hold a pickle: {held[0]}", do="Use --to onnx, which holds none")
+
+
+def pickles(file: Path) -> list[str]:
+    """What in a `.pt2` is a pickle, or is said to be one; a zip inside it is what `torch` pickles into."""
+    found = []
+    with zipfile.ZipFile(file) as archive:
+        for name in archive.namelist():
+            data = archive.read(name)
+            described = b'"use_pickle": true' in data or b'"use_pickle":true' in data
+            if described or data.startswith(b"PK\3\4"):
+                found.append(name)
+    return found
+
+
+def _open_torch(file: Path) -> Opened:
+    texts = {KEY: ""}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        module = torch.export.load(file, extra_files=texts).module()
+
+    def run(images: np.ndarray) -> list[np.ndarray]:
+        with torch.no_grad():
+            found = module(torch.from_numpy(images))
+        return [each.numpy() for each in (found if isinstance(found, tuple) else (found,))]
+
+    return Opened(run, json.loads(texts[KEY]))
+
+
+FORMS: dict[str, Form] = {
+    "onnx": Form((".onnx",), _write_onnx, _open_onnx, resizes=True),
+    "openvino": Form((".xml", ".bin"), _write_openvino, _open_openvino),
+    "torch": Form((".pt2",), _write_torch, _open_torch),
+}

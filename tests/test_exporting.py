@@ -1,0 +1,471 @@
+"""An exported file answers as the model does, alone and with others' tools; one that would not is never written."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import opsin
+from opsin import classifier, engines, exporting, preprocessing
+from opsin.app import cli
+from opsin.classifier import Classifier
+from opsin.errors import CallError, DataError, MachineError, MissingExtra, ModelError
+from opsin.exporting import graphs, readme
+from opsin.preprocessing import Preprocessing
+from opsin.sources import ArrayStore
+from opsin.vocabulary import Dataset, Record
+from tiny import ROAD, Net, seeded, write_pngs
+
+CLASSES = ("red", "green", "blue")
+RESIZING = pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+
+
+def needed(*names: str) -> None:
+    for name in names:
+        if name not in engines.installed():
+            pytest.skip(f"needs {name}: pip install 'opsin[fast]'")
+
+
+NEEDS = {"onnx": "onnxruntime", "openvino": "openvino", "torch": "torch"}
+FORMS = pytest.mark.parametrize("form", exporting.FORMS)
+
+
+def sure(network: torch.nn.Module) -> torch.nn.Module:
+    """Weights so large that answers differ from picture to picture."""
+    with torch.no_grad():
+        network.head.weight *= 5
+    return network
+
+
+def made(road: Preprocessing = ROAD) -> Classifier:
+    return Classifier(sure(seeded(Net)), None, road, CLASSES, temperature=1.7, thresholds={"red": 0.4})
+
+
+def soft(n: int, seed: int = 0, least: int = 20, most: int = 60) -> dict[str, np.ndarray]:
+    """Coloured pictures of different sizes, smooth as photographs are, with a grain that only antialiasing removes."""
+    rng = np.random.default_rng(seed)
+    found = {}
+    for number in range(n):
+        height, width = rng.integers(least, most, 2)
+        small = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
+        large = np.asarray(Image.fromarray(small).resize((int(width), int(height)), Image.Resampling.BICUBIC))
+        grain = rng.integers(-60, 61, large.shape)
+        found[f"{number:03}"] = np.clip(large.astype(int) + grain, 0, 255).astype(np.uint8)
+    return found
+
+
+def data(n: int = 40, **sides: int) -> Dataset:
+    pictures = soft(n, **sides)
+    return Dataset("soft", tuple(Record(key) for key in pictures), (), ArrayStore(pictures), "")
+
+
+def name_of(form: str) -> str:
+    return f"model{exporting.FORMS[form].endings[0]}"
+
+
+# ── what is written ──
+
+
+@FORMS
+def test_a_file_answers_as_the_model_for_every_batch(form: str, tmp_path: Path) -> None:
+    needed(NEEDS[form])
+    clf = made()
+    parity = exporting.export(clf, tmp_path / "out" / name_of(form), data(), to=form)
+    assert (parity.n, parity.agreement) == (40, 1.0)
+    assert parity.difference < 1e-5
+    expected = {f"model{ending}" for ending in exporting.FORMS[form].endings} | {"model.json", "README.md"}
+    assert set(os.listdir(tmp_path / "out")) == expected
+    assert os.listdir(tmp_path) == ["out"]
+    opened = exporting.FORMS[form].open(tmp_path / "out" / name_of(form))
+    for n in (1, 2, 9):
+        images = np.random.default_rng(n).integers(0, 256, (n, 3, 8, 8), dtype=np.uint8)
+        wanted = classifier.probabilities(clf, classifier.logits(clf, torch.from_numpy(images)))
+        (found,) = opened.run(images)
+        assert (found.shape, found.dtype) == ((n, 3), np.float32)
+        np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+@FORMS
+def test_a_file_tells_what_it_answers_and_what_it_was_given(form: str, tmp_path: Path) -> None:
+    needed(NEEDS[form])
+    odd = os.fsdecode(b"caf\xe9")  # a folder whose name is no UTF-8
+    clf = dataclasses.replace(made(), classes=("red", odd, "été"))
+    exporting.export(clf, tmp_path / name_of(form), data(8), to=form)
+    told = exporting.FORMS[form].open(tmp_path / name_of(form)).told
+    assert told["classes"] == ["red", odd, "été"]
+    assert told["thresholds"] == {"red": 0.4}
+    assert told["temperature"] == 1.7
+    assert preprocessing.from_dict({key: told["preprocessing"][key] for key in ROAD.to_dict()}) == ROAD
+    beside = json.loads((tmp_path / "model.json").read_text())
+    assert {key: beside[key] for key in told} == dict(told)
+    assert beside["parity"]["n"] == 8
+
+
+def test_an_onnx_file_names_no_folder_of_this_machine_and_is_the_same_each_time(tmp_path: Path) -> None:
+    needed("onnxruntime")
+    for folder in ("one", "two"):
+        exporting.export(made(), tmp_path / folder / "model.onnx", data(8))
+    one, two = ((tmp_path / folder / "model.onnx").read_bytes() for folder in ("one", "two"))
+    assert one == two
+    for place in (Path(opsin.__file__).parent, Path(torch.__file__).parent, Path(__file__).parent):
+        assert str(place).encode() not in one
+
+
+def test_torchs_file_holds_no_pickle_and_no_folder(tmp_path: Path) -> None:
+    exporting.export(made(), tmp_path / "model.pt2", data(8), to="torch")
+    with zipfile.ZipFile(tmp_path / "model.pt2") as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    assert len(contents) > 3
+    assert not [
+        name for name, held in contents.items() if b"use_pickle" in held and b"true" in held.split(b"use_pickle")[1][:9]
+    ]
+    assert not [name for name, held in contents.items() if held.startswith(b"PK")]
+    assert not [name for name, held in contents.items() if str(Path(torch.__file__).parent).encode() in held]
+    assert graphs.pickles(tmp_path / "model.pt2") == []
+
+
+def test_a_pickle_in_torchs_file_would_be_seen(tmp_path: Path) -> None:
+    program = torch.export.export(seeded(Net).eval(), (torch.zeros(2, 3, 8, 8),))
+    torch.export.save(program, tmp_path / "held.pt2")  # as torch writes it, with its example inputs
+    assert graphs.pickles(tmp_path / "held.pt2")
+
+
+# ── what would answer otherwise ──
+
+
+def bgr(monkeypatch: pytest.MonkeyPatch) -> None:
+    normalise = preprocessing.normalise
+    monkeypatch.setattr(graphs.Graph, "normalised", lambda graph, images: normalise(graph.road, images[:, [2, 1, 0]]))
+
+
+def mean(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = dataclasses.replace(ROAD, mean=(0.5, 0.5, 0.5))
+    normalise = preprocessing.normalise
+    monkeypatch.setattr(graphs.Graph, "normalised", lambda graph, images: normalise(other, images))
+
+
+def class_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = exporting.contract
+    monkeypatch.setattr(exporting, "contract", lambda clf, **how: {**told(clf, **how), "classes": [*CLASSES[::-1]]})
+
+
+def head_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Swapped(torch.nn.Module):
+        def __init__(self, network: torch.nn.Module) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.network(images)[:, [1, 0, 2]]
+
+    made_so = graphs.Graph.__init__
+
+    def swapping(graph: graphs.Graph, clf: Classifier, **how: bool) -> None:
+        made_so(graph, clf, **how)
+        graph.network = Swapped(clf.network)
+
+    monkeypatch.setattr(graphs.Graph, "__init__", swapping)
+
+
+def temperature(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graphs.Graph, "probabilities", lambda graph, logits: torch.softmax(logits, 1))
+
+
+Plant = Callable[[pytest.MonkeyPatch], None]
+FAULTS: dict[str, tuple[Plant, str]] = {
+    "bgr": (bgr, "normalisation"),
+    "mean": (mean, "normalisation"),
+    "head order": (head_order, "logits"),
+    "temperature": (temperature, "probabilities"),
+    "class order": (class_order, "class names"),
+}
+
+
+@pytest.mark.parametrize("form", ["onnx", "torch", pytest.param("openvino", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_is_found_where_it_is_and_nothing_is_written(
+    fault: str, form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed(NEEDS[form])
+    plant, begins = FAULTS[fault]
+    plant(monkeypatch)
+    with pytest.raises(ModelError, match=f"answers otherwise.*% of 40 labels alike.*begins at: {begins}") as caught:
+        exporting.export(made(), tmp_path / name_of(form), data(), to=form)
+    assert caught.value.exit_code == 4
+    assert os.listdir(tmp_path) == []
+
+
+@RESIZING
+def test_a_resizing_without_antialias_is_found(
+    interpolation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed("onnxruntime")
+    put = graphs._resize_first
+
+    def without(onnx: object, model: object, graph: graphs.Graph) -> None:
+        put(onnx, model, graph)
+        (flag,) = [each for each in model.graph.node[0].attribute if each.name == "antialias"]  # type: ignore[attr-defined]
+        flag.i = 0
+
+    monkeypatch.setattr(graphs, "_resize_first", without)
+    road = dataclasses.replace(ROAD, interpolation=interpolation)
+    with pytest.raises(ModelError, match="begins at: resizing"):
+        exporting.export(made(road), tmp_path / "model.onnx", data(), resize=True)
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_earlier_file_stays_when_the_next_would_answer_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exporting.export(made(), tmp_path / "model.pt2", data(8), to="torch")
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    temperature(monkeypatch)
+    with pytest.raises(ModelError):
+        exporting.export(made(), tmp_path / "model.pt2", data(8), to="torch")
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_answers_that_are_no_numbers_are_no_parity() -> None:
+    clf, (pair,) = made(), list(exporting.asked(made(), data(8)))
+    nothing = graphs.Opened(lambda images: [np.full((len(images), 3), np.nan)], exporting.contract(clf))
+    assert exporting.compare(clf, nothing, iter([pair])).difference == float("inf")
+
+
+# ── resizing inside ──
+
+
+@RESIZING
+def test_pictures_of_any_size_are_resized_inside(interpolation: str, tmp_path: Path) -> None:
+    needed("onnxruntime")
+    clf = made(dataclasses.replace(ROAD, interpolation=interpolation))
+    parity = exporting.export(clf, tmp_path / "model.onnx", data(), resize=True)
+    assert parity.agreement >= 0.975
+    opened = exporting.FORMS["onnx"].open(tmp_path / "model.onnx")
+    for sides in ((8, 8), (31, 50), (5, 7)):  # as it is, smaller, larger
+        pictures = np.stack([np.array(Image.fromarray(each).resize(sides)) for each in soft(3).values()])
+        expected = [opsin.predict(clf, picture).probabilities for picture in pictures]
+        (found,) = opened.run(np.ascontiguousarray(pictures.transpose(0, 3, 1, 2)))
+        np.testing.assert_allclose(found, expected, atol=0.05)
+
+
+@pytest.mark.parametrize("fit", ["letterbox", "crop"])
+def test_what_has_no_form_in_a_graph_is_refused(fit: str, tmp_path: Path) -> None:
+    with pytest.raises(CallError, match=f"no form in a graph.*squash.*received {fit}"):
+        exporting.export(made(Preprocessing(8, fit)), tmp_path / "model.onnx", data(8), resize=True)
+    with pytest.raises(CallError, match="no form in torch"):
+        exporting.export(made(), tmp_path / "model.pt2", data(8), to="torch", resize=True)
+
+
+# ── the lines of README.md ──
+
+
+def photographs(folder: Path) -> list[Path]:
+    """JPEGs and PNGs: large ones, which are decoded smaller, odd sides, gray, turned by their Exif."""
+    folder.mkdir()
+    files = []
+    for number, picture in enumerate(soft(24, least=20, most=300).values()):
+        image = Image.fromarray(picture)
+        file = folder / f"{number:02}.{'png' if number % 4 == 3 else 'jpg'}"
+        exif = Image.Exif()
+        exif[0x0112] = 1 + number % 8
+        image.convert("L" if number % 5 == 4 else "RGB").save(
+            file, exif=exif, **({} if file.suffix == ".png" else {"quality": 92})
+        )
+        files.append(file)
+    return files
+
+
+def block(folder: Path, language: str) -> str:
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    return re.search(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)[1]
+
+
+def answers(said: str) -> dict[str, tuple[str, float]]:
+    rows = [line.split("\t") for line in said.splitlines()]
+    return {path: (label, float(probability)) for path, label, probability in rows}
+
+
+def agreeing(clf: Classifier, found: dict[str, tuple[str, float]], files: list[Path], close: float) -> float:
+    """The share of equal labels; what was said of each is close."""
+    assert list(found) == [str(file) for file in files]
+    same = 0
+    for file in files:
+        expected = opsin.predict(clf, file)
+        label, probability = found[str(file)]
+        assert probability == pytest.approx(dict(zip(clf.classes, expected.probabilities))[label], abs=close)
+        same += label == expected.label
+    return same / len(files)
+
+
+@pytest.mark.parametrize(
+    ("form", "fit", "interpolation", "resize"),
+    [
+        ("onnx", "squash", "bilinear", False),
+        ("onnx", "squash", "bicubic", True),
+        ("onnx", "letterbox", "bicubic", False),
+        ("onnx", "crop", "bilinear", False),
+        ("openvino", "squash", "bicubic", False),
+        ("torch", "squash", "bilinear", False),
+    ],
+)
+def test_the_python_lines_answer_as_opsin_does(
+    form: str, fit: str, interpolation: str, resize: bool, tmp_path: Path
+) -> None:
+    needed(NEEDS[form])
+    clf = made(Preprocessing(8, fit, interpolation=interpolation))
+    exporting.export(clf, tmp_path / name_of(form), data(24), to=form, resize=resize)
+    files = photographs(tmp_path / "photos")
+    lines = block(tmp_path, "python")
+    assert len(lines.splitlines()) <= 25
+    others = {"torch", "opsin", "onnxruntime", "openvino", "cv2", "scipy"} - {readme.PIP[form]}
+    alone = "".join(f"import sys; sys.modules[{name!r}] = None\n" for name in sorted(others))
+    done = subprocess.run(
+        [sys.executable, "-c", alone + lines, *files], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert agreeing(clf, answers(done.stdout), files, 0.05) == 1.0
+
+
+@pytest.fixture(scope="session")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the packages that the JavaScript lines ask for."""
+    folder = tmp_path_factory.mktemp("node")
+    if not shutil.which("npm"):
+        pytest.skip("needs node and npm")
+    call = ["npm", "install", "--no-audit", "--no-fund", "onnxruntime-node", "sharp"]
+    done = subprocess.run(call, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"npm could not install: {done.stderr[-200:]}")
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.network
+@pytest.mark.parametrize(
+    ("fit", "resize"), [("squash", True), ("squash", False), ("letterbox", False), ("crop", False)]
+)
+def test_the_javascript_lines_answer_as_opsin_does(packages: Path, fit: str, resize: bool, tmp_path: Path) -> None:
+    needed("onnxruntime")
+    clf = made(Preprocessing(8, fit))
+    exporting.export(clf, tmp_path / "model.onnx", data(24), resize=resize)
+    files = photographs(tmp_path / "photos")
+    (tmp_path / "node_modules").symlink_to(packages / "node_modules")
+    (tmp_path / "run.mjs").write_text(block(tmp_path, "js"), encoding="utf-8")
+    done = subprocess.run(["node", "run.mjs", *files], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    assert agreeing(clf, answers(done.stdout), files, 0.1 if resize else 0.3) >= 0.9
+
+
+# ── places and parts ──
+
+
+def test_an_unknown_form_and_another_ending_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(CallError, match=r"unknown form 'onx'.*Did you mean 'onnx'"):
+        exporting.export(made(), tmp_path / "model.onnx", data(8), to="onx")
+    with pytest.raises(CallError, match=r"expected a name that ends in \.xml, received \.onnx"):
+        exporting.export(made(), tmp_path / "model.onnx", data(8), to="openvino")
+
+
+def test_somebodys_readme_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("# My project\n")
+    with pytest.raises(CallError, match=r"README\.md is there and is not ours"):
+        exporting.export(made(), tmp_path / "model.pt2", data(8), to="torch")
+    assert os.listdir(tmp_path) == ["README.md"]
+
+
+def test_without_pictures_nothing_is_written(tmp_path: Path) -> None:
+    none = Dataset("none", (), (), ArrayStore({}), "")
+    gone = Dataset("gone", (Record("a"), Record("b")), (), ArrayStore({}), "")
+    for empty in (none, gone):
+        with pytest.raises(DataError, match="no picture"):
+            exporting.export(made(), tmp_path / "model.pt2", empty, to="torch")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_missing_part_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)  # type: ignore[arg-type]
+    with pytest.raises(MissingExtra, match=r"opsin\[fast\]"):
+        exporting.export(made(), tmp_path / "model.onnx", data(8))
+    assert os.listdir(tmp_path) == []
+
+
+class Branching(Net):
+    """Its way depends on the numbers, so no graph can be made of it."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return super().forward(images if float(images.sum()) > 0 else -images)
+
+
+@FORMS
+def test_a_network_without_a_graph_is_told_in_one_line(form: str, tmp_path: Path) -> None:
+    needed(NEEDS[form])
+    clf = Classifier(seeded(Branching), None, ROAD, CLASSES)
+    with pytest.raises(MachineError, match=f"{form} cannot hold this network") as caught:
+        exporting.export(clf, tmp_path / name_of(form), data(8), to=form)
+    assert len(str(caught.value).splitlines()) == 1
+    assert os.listdir(tmp_path) == []
+
+
+# ── the command ──
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A finished run in an own working folder."""
+    monkeypatch.chdir(tmp_path)
+    write_pngs(tmp_path / "pics", {"dark": 20, "light": 14})
+    choices = ("--recipe", "textbook", "--set", "size=8", "--set", "epochs=1", "--set", "batch=16")
+    assert cli.run(["train", "pics", *choices, "--out", "run", "--threads", "1"]) == 0
+    return tmp_path / "run"
+
+
+def test_export_takes_the_pictures_of_the_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    for model in ("run", "run/model"):
+        assert cli.run(["export", model, "--to", "torch", "--json"]) == 0
+        told = json.loads(capsys.readouterr().out)
+        assert told["file"] == str(Path("run" if model == "run" else run) / "export" / "model.pt2")
+        assert told["bytes"] == (run / "export" / "model.pt2").stat().st_size
+        assert told["parity"]["agreement"] == 1
+        assert told["parity"]["n"] == (run / "split.csv").read_text().count(",val,")
+    assert cli.run(["export", "run", "--to", "torch", "--out", "mine"]) == 0
+    assert "labels alike" in capsys.readouterr().out
+    assert set(os.listdir("mine")) == {"model.pt2", "model.json", "README.md"}
+
+
+def test_changed_data_and_another_model_are_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_pngs(Path("more"), {"dark": 9, "light": 9}, seed=1)
+    choices = ("--recipe", "textbook", "--set", "size=8", "--set", "epochs=1", "--set", "batch=16")
+    assert cli.run(["train", "more", *choices, "--out", "other", "--threads", "1"]) == 0
+    shutil.copytree("other/model", "run/second")
+    capsys.readouterr()
+    assert cli.run(["export", "run/second", "--to", "torch"]) == 3
+    assert "is not the run of this model" in capsys.readouterr().err
+    (Path("pics") / "dark" / "00.png").unlink()
+    assert cli.run(["export", "run", "--to", "torch"]) == 3
+    assert "has changed since" in capsys.readouterr().err
+    assert not (run / "export").exists()
+
+
+def test_a_model_that_stands_alone_needs_pictures(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree("run/model", "alone/model")
+    capsys.readouterr()
+    assert cli.run(["export", "alone/model", "--to", "torch"]) == 2
+    assert "--data" in capsys.readouterr().err
+    for number, source in enumerate(("pics", "pics/dark", "pics/dark/00.png")):  # a data set, loose pictures, one
+        assert cli.run(["export", "alone/model", "--to", "torch", "--data", source, "--out", f"out{number}"]) == 0
+    assert cli.run(["export", "alone/model", "--to", "torch", "--data", "nowhere/x"]) == 2
+    assert cli.run(["export", "alone/model", "--to", "tench", "--data", "pics"]) == 2
