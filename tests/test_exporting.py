@@ -208,22 +208,19 @@ def test_a_planted_fault_is_found_where_it_is_and_nothing_is_written(
     assert os.listdir(tmp_path) == []
 
 
-@RESIZING
-def test_a_resizing_without_antialias_is_found(
-    interpolation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_resizing_without_antialias_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     needed("onnxruntime")
     put = graphs._resize_first
 
     def without(onnx: object, model: object, graph: graphs.Graph) -> None:
         put(onnx, model, graph)
-        (flag,) = [each for each in model.graph.node[0].attribute if each.name == "antialias"]  # type: ignore[attr-defined]
-        flag.i = 0
+        for each in model.graph.node[0].attribute:  # type: ignore[attr-defined]
+            if each.name in ("antialias", "exclude_outside"):  # linear has the second with the first only
+                each.i = 0
 
     monkeypatch.setattr(graphs, "_resize_first", without)
-    road = dataclasses.replace(ROAD, interpolation=interpolation)
     with pytest.raises(ModelError, match="begins at: resizing"):
-        exporting.export(made(road), tmp_path / "model.onnx", data(), resize=True)
+        exporting.export(made(), tmp_path / "model.onnx", data(), resize=True)
     assert os.listdir(tmp_path) == []
 
 
@@ -267,6 +264,51 @@ def test_what_has_no_form_in_a_graph_is_refused(fit: str, tmp_path: Path) -> Non
         exporting.export(made(Preprocessing(8, fit)), tmp_path / "model.onnx", data(8), resize=True)
     with pytest.raises(CallError, match="no form in torch"):
         exporting.export(made(), tmp_path / "model.pt2", data(8), to="torch", resize=True)
+
+
+# ── eight bits ──
+
+
+def labelled(clf: Classifier, n: int, seed: int) -> Dataset:
+    """Pictures whose classes are the model's own answers."""
+    pictures = soft(n, seed)
+    answers = [opsin.predict(clf, picture).label for picture in pictures.values()]
+    records = tuple(Record(key, clf.classes.index(label)) for key, label in zip(pictures, answers))
+    return Dataset("labelled", records, clf.classes, ArrayStore(pictures), "")
+
+
+def test_eight_bits_are_kept_where_they_pay_and_not_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    needed("onnxruntime")
+    clf = made()
+    train, val = labelled(clf, 60, 1), labelled(clf, 50, 2)
+    exporting.export(clf, tmp_path / "model.onnx", val)
+    before = sorted(os.listdir(tmp_path))
+    monkeypatch.setattr(exporting.int8, "seconds", lambda files, images: [1.0, 2.0])
+    slow = exporting.quantise(clf, tmp_path / "model.onnx", train, val, drop=1.0)
+    assert "not faster here: 0.50 times" in slow.why
+    monkeypatch.setattr(exporting.int8, "seconds", lambda files, images: [2.0, 1.0])
+    lossy = exporting.quantise(clf, tmp_path / "model.onnx", train, val, drop=-1.0)
+    assert "of accuracy, and -1 is allowed" in lossy.why
+    assert sorted(os.listdir(tmp_path)) == before
+    kept = exporting.quantise(clf, tmp_path / "model.onnx", train, val, drop=0.5)
+    assert (kept.why, kept.speed, kept.before.value, kept.before.n) == ("", 2.0, 1.0, 50)
+    assert kept.accuracy.value == kept.agreement > 0.5
+    assert kept.file == tmp_path / "model-int8.onnx"
+    assert sorted(os.listdir(tmp_path)) == sorted([*before, "model-int8.onnx"])
+    opened = exporting.FORMS["onnx"].open(kept.file)
+    assert opened.told["precision"] == "int8"
+    assert opened.told["classes"] == list(CLASSES)
+    nodes = pytest.importorskip("onnx").load(kept.file).graph.node
+    assert {"QuantizeLinear", "DequantizeLinear"} <= {node.op_type for node in nodes}
+    assert nodes[-1].op_type == "Softmax"  # probabilities are not rounded to 256 steps
+
+
+def test_eight_bits_need_pictures_of_known_classes(tmp_path: Path) -> None:
+    none = Dataset("none", (), CLASSES, ArrayStore({}), "")
+    with pytest.raises(DataError, match="--int8 needs pictures to calibrate on"):
+        exporting.quantise(made(), tmp_path / "model.onnx", none, data(4))
+    with pytest.raises(DataError, match="without a class"):
+        exporting.quantise(made(), tmp_path / "model.onnx", data(4), data(4))
 
 
 # ── the lines of README.md ──
@@ -469,3 +511,14 @@ def test_a_model_that_stands_alone_needs_pictures(run: Path, capsys: pytest.Capt
         assert cli.run(["export", "alone/model", "--to", "torch", "--data", source, "--out", f"out{number}"]) == 0
     assert cli.run(["export", "alone/model", "--to", "torch", "--data", "nowhere/x"]) == 2
     assert cli.run(["export", "alone/model", "--to", "tench", "--data", "pics"]) == 2
+
+
+def test_a_latency_that_nothing_meets_is_a_gate_that_is_not_passed(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    for allowed, code, best in (("100000", 0, str(Path("run/export/model.pt2"))), ("0.000001", 1, None)):
+        assert cli.run(["export", "run", "--to", "torch", "--max-ms", allowed, "--json"]) == code
+        told = json.loads(capsys.readouterr().out)
+        assert told["best"] == best
+        assert told["latency"][str(Path("run/export/model.pt2"))] > 0

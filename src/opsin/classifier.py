@@ -115,8 +115,11 @@ def settle(
         fast: take lower precision as well, where only the labels have to be the reference's.
         memory: the file that choices are kept in.
     """
-    prepared = (_prepared(clf, store, key) for key in keys[: plans.ENOUGH])
-    sample = [item.numpy() for item in prepared if isinstance(item, Tensor)] if len(keys) >= plans.ENOUGH else []
+    sample: list[np.ndarray] = []
+    if len(keys) >= plans.ENOUGH:
+        with ThreadPoolExecutor(THREADS) as pool:
+            prepared = pool.map(lambda key: _prepared(clf, store, key), keys[: plans.ENOUGH])
+            sample = [item.numpy() for item in prepared if isinstance(item, Tensor)]
     if not sample:
         return Choice(Plan(threads=torch.get_num_threads()), lambda images: logits(clf, torch.from_numpy(images)))
     return plans.settle(

@@ -117,7 +117,8 @@ def export(
     try:
         with errors.writing(file):
             opened = graphs.write(to, Graph(clf), contract(clf, resize=resize), resize, beside / file.name)
-        parity = compare(clf, opened, asked(clf, data, resize=resize, most=most))
+        with graphs.refusals(to):
+            parity = compare(clf, opened, asked(clf, data, resize=resize, most=most))
         wanted = limits(clf.preprocessing, resize=resize)
         if not parity.within(wanted):
             raise _differs(clf, data, to, resize, parity, wanted, beside)

@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,12 +90,19 @@ def write(form: str, graph: Graph, told: Mapping[str, Any], resize: bool, file: 
         MissingExtra: when what writes or runs such files is not installed.
         MachineError: when the network has no such form, or the file would hold a pickle.
     """
-    try:
+    with refusals(form):
         FORMS[form].write(graph, told, resize, file)
         return FORMS[form].open(file)
+
+
+@contextmanager
+def refusals(form: str) -> Iterator[None]:
+    """Turn what a foreign converter or engine raises, which is anything, into a MachineError of one line."""
+    try:
+        yield
     except (OpsinError, OSError):
         raise
-    except Exception as error:  # foreign converters raise what they like
+    except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         others = " or ".join(name for name in FORMS if name != form)
         raise MachineError(f"{form} cannot hold this network: {reason}", do=f"Try --to {others}") from error

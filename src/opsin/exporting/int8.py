@@ -6,6 +6,7 @@ QuantizeLinear and DequantizeLinear around what is computed in eight bits (onnxr
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import statistics
@@ -24,7 +25,7 @@ from .. import cache, engines, errors, evaluation, metrics
 from ..cache import Pixels
 from ..classifier import BATCH, Classifier
 from ..vocabulary import Dataset, Score, finished
-from .graphs import FORMS, KEY, Opened
+from .graphs import FORMS, KEY, Opened, refusals
 
 CALIBRATED = 128  # training pictures that show the ranges of the activations
 ROUNDS = 5  # of timing, in turn
@@ -66,14 +67,9 @@ def quantise(clf: Classifier, file: Path, train: Dataset, test: Dataset, *, drop
     targets = evaluation.targets(clf, tested.data)
     with tempfile.TemporaryDirectory(dir=file.parent, prefix=f".{result.stem}-") as folder:
         made = Path(folder) / result.name
-        try:
+        with refusals("onnx, in eight bits,"):
             _quantised(file, made, calibration)
             before, after = (FORMS["onnx"].open(each) for each in (file, made))
-        except (errors.OpsinError, OSError):
-            raise
-        except Exception as error:  # a foreign quantiser raises what it likes
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise errors.MachineError(f"this network has no form in eight bits: {reason}", do="Use fp32") from error
         found = _measured(result, before, after, tested, targets, drop)
         if not found.why:
             with errors.writing(result):
@@ -105,11 +101,19 @@ def _quantised(file: Path, result: Path, pixels: Pixels) -> None:
             per_channel=True,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
+            nodes_to_exclude=_ends(onnx.load(shaped)),
         )
     model = onnx.load(result)
     told = {entry.key: entry.value for entry in onnx.load(file, load_external_data=False).metadata_props}
     onnx.helper.set_model_props(model, {KEY: json.dumps({**json.loads(told[KEY]), "precision": "int8"})})
     result.write_bytes(model.SerializeToString())
+
+
+def _ends(model: Any) -> list[str]:
+    """The nodes that stay in fp32: normalisation before the network, and softmax behind it."""
+    begins = itertools.takewhile(lambda node: node.op_type in ("Cast", "Mul", "Add"), model.graph.node)
+    softmax = (node for node in model.graph.node if node.op_type in ("Div", "Softmax"))
+    return [node.name for node in (*begins, *softmax)]
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import hashlib
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,8 @@ def command(model: str, paths: tuple[Path, ...], top: int, out: Path | None, fas
     clf = runs.load(model)
     found = sources.gather(_expanded(paths), whole=len(paths) > 1 or Path("-") in paths)
     told = render.console(stderr=True)
-    with reports.predictions(out, clf.classes, of=_work(classifier.digest(clf), paths, fast)) as table:
+    of = _work(classifier.digest(clf), paths, fast)
+    with _kept(out), reports.predictions(out, clf.classes, of=of) as table:
         left = [name for name in found.places if name not in table.done]
         if table.done:
             told.print(f"{len(table.done):,} pictures are there from before, {len(left):,} are left")
@@ -62,6 +63,19 @@ def command(model: str, paths: tuple[Path, ...], top: int, out: Path | None, fas
         told.print(f"{table.answered:,} answered, {len(table.done) - table.answered:,} errors · {out}")
     if not table.answered:
         raise errors.DataError("no picture could be answered", do="Each one's reason stands in its own line")
+
+
+@contextmanager
+def _kept(out: Path | None) -> Iterator[None]:
+    """Say of an interruption that it costs nothing, where that is so."""
+    from ... import errors
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        if out is None:
+            raise
+        raise errors.Interrupted("stopped, nothing lost", do="Go on with the same command") from None
 
 
 def _work(digest: str, paths: tuple[Path, ...], fast: bool) -> str:
