@@ -29,7 +29,7 @@ from .vocabulary import Prediction, Refusal, Store, Task
 
 BATCH = 32
 AHEAD = 3  # batches that are held: one that is answered, those that are being decoded
-CLOSE = 1e-4  # of probabilities: what two engines in fp32 may differ by
+CLOSE = 1e-5  # of probabilities: what two engines in fp32 may differ by
 
 
 @dataclass(frozen=True)
