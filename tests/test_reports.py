@@ -40,9 +40,11 @@ def test_every_input_has_its_row(tmp_path) -> None:
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
 def test_no_cell_is_a_formula(tmp_path, start: str) -> None:
     key = f"{start}cmd|' /C calc'!A0.jpg"
-    refused = Prediction(key, CLASSES, error=Refusal(key, "unreadable", key))
+    other = key + ".png"
+    refused = Prediction(other, CLASSES, error=Refusal(other, "unreadable", key))
     good, bad = written(tmp_path / "out.csv", [Prediction(key, CLASSES, (0.5, 0.5)), refused])
-    for cell in (good["path"], bad["path"], bad["reason"]):
+    assert bad["path"] == "'" + other
+    for cell in (good["path"], bad["reason"]):
         assert cell == "'" + key
 
 
