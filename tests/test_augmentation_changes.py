@@ -179,7 +179,7 @@ def test_noise_stays_within_the_range(picture: np.ndarray) -> None:
     made = noisy(picture, np.array([0.5, 1.0]), "zeros")
     assert ((made > picture) == (made.astype(int) > picture)).all()  # nothing wraps around
     assert {made.min(), made.max()} == {0, 255}
-    assert np.corrcoef(made.ravel(), picture.ravel())[0, 1] > 0.3
+    assert np.corrcoef(made.ravel(), picture.ravel())[0, 1] > 0.1
 
 
 def test_holes_are_as_often_large_and_long_as_they_say() -> None:

@@ -60,7 +60,7 @@ def test_batches_of_any_size_and_order_answer_as_one_at_a_time(clf, monkeypatch,
 def test_predict_answers_what_evaluate_scores(clf) -> None:
     data = digits()
     whole, pixels = finished(cache.build(data, [clf.preprocessing]))
-    scored = metrics.softmax(finished(evaluation.logits(clf, pixels[0])))
+    scored = metrics.softmax(finished(evaluation.logits(clf, pixels[0])) / clf.temperature)
     found = [opsin.predict(clf, codecs.encode_png(cache.picture(data, r))) for r in whole.records]
     np.testing.assert_allclose([p.probabilities for p in found], scored, atol=1e-5)
 

@@ -120,8 +120,8 @@ def test_three_steps_are_those_of_the_formula_and_biases_do_not_decay(name: str)
         slopes = slope(matrix, bias)
         matrix = FORMULAS[name](matrix, slopes[0], DECAY, memories[0])
         bias = FORMULAS[name](bias, slopes[1], 0.0, memories[1])
-        np.testing.assert_allclose(network.matrix.detach().numpy(), matrix, rtol=1e-9)
-        np.testing.assert_allclose(network.bias.detach().numpy(), bias, rtol=1e-9)
+        np.testing.assert_allclose(network.matrix.detach().numpy(), matrix, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(network.bias.detach().numpy(), bias, rtol=1e-9, atol=1e-12)
 
 
 def test_the_formulas_differ() -> None:

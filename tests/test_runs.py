@@ -669,4 +669,4 @@ def test_the_model_is_scored_as_loaded_not_as_trained(tmp_path, monkeypatch) -> 
     monkeypatch.setattr(evaluation, "logits", lambda clf, pixels: scored.append(clf) or logits(clf, pixels))
     opsin.train(digits(), recipe(epochs=1), out=tmp_path / "run", how=HOW)
     assert len(scored) == 2
-    assert all(clf is loaded[0] for clf in scored)
+    assert all(clf.network is loaded[0].network for clf in scored)

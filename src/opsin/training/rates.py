@@ -33,7 +33,7 @@ def rate_chart(trials: Sequence[Trial]) -> str:
     Rates stand on a logarithmic scale. What is more than twice the first loss is cut off.
     """
     losses = smoothed_losses([loss for _, loss in trials])
-    low, high = min(losses), 2 * losses[0]
+    low, high = min(loss for _, loss in trials), 2 * losses[0]
     first, last = (math.log10(trials[end][0]) for end in (0, -1))
 
     def x(rate: float) -> float:
