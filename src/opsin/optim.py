@@ -39,7 +39,7 @@ def _rmsprop(groups: Groups, choice: OptimiserChoice) -> torch.optim.Optimizer:
 
 
 def _lion(groups: Groups, choice: OptimiserChoice) -> torch.optim.Optimizer:
-    from timm.optim import Lion
+    from timm.optim.lion import Lion
 
     return Lion(groups, lr=choice.lr, betas=(choice.momentum, 0.99))
 
@@ -49,7 +49,7 @@ def _muon(groups: Groups, choice: OptimiserChoice) -> torch.optim.Optimizer:
 
     A matrix's step is scaled so that its entries move as far as AdamW's would (Liu et al. 2025, arXiv 2502.16982).
     """
-    from timm.optim import Muon
+    from timm.optim.muon import Muon
 
     return Muon(groups, lr=choice.lr, momentum=choice.momentum, nesterov=True, betas=(choice.momentum, 0.999))
 

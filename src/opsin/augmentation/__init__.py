@@ -135,7 +135,8 @@ def _tilts(choice: AugmentChoice, seed: int, epoch: int, maps: np.ndarray) -> np
     """The maps of pictures that lean: what is seen at (x, y) stands at (x, y) / (1 + px + qy) before the other map."""
     tilts = _diagonal(np.ones(len(maps)), np.ones(len(maps)))
     tilts[:, 2, :2] = choice.perspective * (2 * generator(seed, epoch, 1).random((2, len(maps))).T - 1)
-    return maps @ tilts
+    tilted: np.ndarray = maps @ tilts
+    return tilted
 
 
 def _crops(choice: AugmentChoice, uniform: np.ndarray) -> np.ndarray:

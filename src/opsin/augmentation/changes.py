@@ -54,7 +54,8 @@ def noisy(picture: np.ndarray, row: np.ndarray, border: str) -> np.ndarray:
     """With Gaussian noise of deviation `row[0]` (white is 1), every value its own, rounded and held in range."""
     rng = np.random.Generator(np.random.Philox(key=int(row[1])))
     noise = rng.standard_normal(picture.shape, dtype=np.float32) * np.float32(255 * row[0])
-    return np.clip(np.rint(picture + noise), 0, 255).astype(np.uint8)
+    made: np.ndarray = np.clip(np.rint(picture + noise), 0, 255).astype(np.uint8)
+    return made
 
 
 def _holes(choice: AugmentChoice, rng: np.random.Generator, n: int, size: int) -> np.ndarray:
