@@ -12,7 +12,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from opsin import losses
+import opsin
+from opsin import losses, runs
 from opsin.batches import Batches
 from opsin.cache import Pixels
 from opsin.plans import Plan
@@ -105,3 +106,13 @@ def digests(folder: Path) -> dict[str, str]:
     """Every file below `folder`: its path and SHA-256."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def net(data: Dataset) -> Net:
+    torch.manual_seed(0)
+    return Net(len(data.classes))
+
+
+def train(data: Dataset, folder: Path, *, resume: bool = False, **changes: object) -> runs.Run:
+    where = {"resume": folder} if resume else {"out": folder}
+    return opsin.train(data, recipe(**changes), network=net(data), how=HOW, **where)

@@ -1,0 +1,127 @@
+"""`evaluate`: the test part of data that was trained on, all of other data; classes by name."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import pytest
+
+import opsin
+from opsin import runs, splits
+from opsin.classifier import Classifier
+from opsin.errors import CallError, DataError
+from opsin.sources import ArrayStore
+from opsin.vocabulary import Dataset, Event
+from tiny import digits, recipe, train, write_pngs
+
+
+def reordered(data: Dataset, names: tuple[str, ...]) -> Dataset:
+    place = [names.index(name) for name in data.classes]
+    records = tuple(dataclasses.replace(r, target=place[r.target]) for r in data.records)
+    return dataclasses.replace(data, records=records, classes=names)
+
+
+def stranger(run: runs.Run) -> Classifier:
+    """The run's classifier as if other pictures had made it."""
+    return dataclasses.replace(run.classifier, facts={**run.classifier.facts, "fingerprint": "", "pictures": ""})
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> tuple[Dataset, runs.Run]:
+    data = digits()
+    return data, train(data, tmp_path_factory.mktemp("trained") / "run", epochs=8)
+
+
+def test_data_that_was_trained_on_is_tested_on_its_test_part_only(trained) -> None:
+    data, run = trained
+    assert opsin.evaluate(run.classifier, data) == run.scores["test"]
+    assert opsin.evaluate(run.classifier, data, "val") == run.scores["val"]
+    assert opsin.evaluate(run.classifier, data, "all").n == 60
+    assert opsin.evaluate(stranger(run), data).n == 60
+
+
+def test_data_divided_by_a_split_file_is_not_scored_by_mistake(tmp_path) -> None:
+    data = digits()
+    splits.write(opsin.split(data, seed=7), tmp_path / "split.csv")
+    folder = runs.create(data, recipe(epochs=1), out=tmp_path / "run", split=tmp_path / "split.csv")
+    run = train(data, folder, resume=True)
+    with pytest.raises(DataError, match="divided otherwise"):
+        opsin.evaluate(run.classifier, data)
+    assert opsin.evaluate(run.classifier, data, "all").n == 60
+
+
+TENS = "([0-9])[0-9]$"  # of a file's number
+
+
+@pytest.mark.parametrize(("trained_by", "asked_by"), [(TENS, ""), ("", TENS), (TENS, "[0-9]$")])
+def test_pictures_of_training_grouped_otherwise_are_not_scored_by_mistake(tmp_path, trained_by, asked_by) -> None:
+    source = write_pngs(tmp_path / "pngs", {"dark": 60, "light": 60})
+    for file in source.rglob("*.png"):
+        file.rename(file.with_name(file.stem))  # the group is a digit of the name
+    run = train(opsin.read(source, group=trained_by), tmp_path / "run", epochs=1)
+    with pytest.raises(DataError, match="divided otherwise") as caught:
+        opsin.evaluate(run.classifier, opsin.read(source, group=asked_by))
+    assert "--group" in str(caught.value)
+    assert opsin.evaluate(run.classifier, opsin.read(source, group=trained_by)) == run.scores["test"]
+    assert opsin.evaluate(run.classifier, opsin.read(source, group=asked_by), "all").n == 120
+
+
+def test_classes_are_matched_by_name(trained) -> None:
+    data, run = trained
+    plain = opsin.evaluate(stranger(run), data)
+    turned = opsin.evaluate(stranger(run), reordered(data, ("two", "zero", "one")))
+    assert plain.overall["accuracy"].value > 0.6  # else the order could not show
+    assert turned == plain
+    fewer = reordered(data.where(lambda r: r.target != 1), ("two", "one", "zero"))
+    assert opsin.evaluate(run.classifier, fewer).untested == ("one",)
+
+
+def test_classes_the_model_does_not_know_are_wrong_data(trained) -> None:
+    data, run = trained
+    strange = dataclasses.replace(data, classes=("zero", "one", "three"))
+    with pytest.raises(DataError, match="three") as caught:
+        opsin.evaluate(stranger(run), strange)
+    assert caught.value.exit_code == 3
+    unused = dataclasses.replace(data, classes=(*data.classes, "three"))
+    assert opsin.evaluate(stranger(run), unused).n == 60  # a name without a picture hurts nobody
+
+
+def test_a_part_without_records_is_a_wrong_call(trained) -> None:
+    data, run = trained
+    with pytest.raises(CallError, match="part"):
+        opsin.evaluate(stranger(run), data, "test")
+
+
+def test_the_largest_class_is_that_of_training(tmp_path) -> None:
+    data = digits(each=30).where(lambda r: not (r.target in (0, 2) and int(r.key[-5:]) % 3))
+    assert data.counts() == {"zero": 10, "one": 30, "two": 10}
+    run = train(data, tmp_path / "run", epochs=1)
+    other = digits(each=12).where(lambda r: r.target != 1 or int(r.key[-5:]) < 15)
+    found = opsin.evaluate(run.classifier, other)
+    assert found.largest_class == run.scores["test"].largest_class == "one"
+    ones = other.counts()["one"] / len(other)
+    assert 0 < ones < 1 / 3
+    assert found.overall["largest class"].value == pytest.approx(ones)
+
+
+def test_events_tell_what_is_evaluated(trained) -> None:
+    data, run = trained
+
+    def watch() -> Iterator[Event]:
+        watch.result = yield from runs.evaluating(run.classifier, data)
+
+    kinds = {event.values["what"] for event in watch()}
+    assert kinds == {"decoding", "scoring"}
+    answers, scores, tested = watch.result
+    assert (answers.part, scores) == ("test", run.scores["test"])
+    assert answers.keys == tuple(record.key for record in tested.records)
+
+
+def test_a_picture_that_cannot_be_read_is_not_counted_in_evaluate(trained) -> None:
+    data, run = trained
+    pictures = dict(data.store.pictures)
+    missing = data.records[5].key
+    del pictures[missing]
+    holed = dataclasses.replace(data, store=ArrayStore(pictures))
+    assert opsin.evaluate(stranger(run), holed).n == 59
