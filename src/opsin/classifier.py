@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import engines, errors, metrics, plans, preprocessing, sources
+from . import allocation, engines, errors, metrics, plans, preprocessing, sources
 from .cache import THREADS
 from .engines import Engine
 from .models import NetworkSpec, weights
@@ -54,6 +54,7 @@ class Classifier:
     facts: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
+        allocation.keep()
         self.network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
 
