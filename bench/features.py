@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from record import alternating, conditions, spread, write
+from record import alternating, apart, conditions, spread, write
 
 PEERS = Path(__file__).parent / "peers"
 OPSIN = [sys.executable, "-c", "from opsin.app.cli import main; main()"]
@@ -37,8 +37,8 @@ BATCH = 32  # the peer's
 
 
 def rate(files: list[Path], rounds: int) -> None:
-    """Both sides in one process, in turn; each has built its network before."""
-    sides = {"opsin": opsin_side(files), **{f"timm, {n} workers": timm_side(files, n) for n in (0, 2)}}
+    """All sides in turn, the peer's in processes of their own; each has built its network before."""
+    sides = {"opsin": opsin_side(files), **{f"timm, {n} workers": apart(timm_side, files, n) for n in (0, 2)}}
     state = conditions("torch", "timm", "openvino", "onnxruntime")
     seconds = alternating(sides, rounds=rounds)
     own = statistics.median(seconds["opsin"])

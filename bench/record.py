@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import platform
 import statistics
@@ -10,6 +11,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
@@ -54,6 +56,26 @@ def alternating(sides: Mapping[str, Callable[[], object]], *, rounds: int = 5) -
             side()
             seconds[name].append(time.perf_counter() - began)
     return seconds
+
+
+def apart(make: Callable[..., Callable[[], object]], *args: object) -> Callable[[], object]:
+    """The side that `make(*args)` gives, in a process of its own: what opsin sets for its process does not reach it."""
+    ours, theirs = multiprocessing.get_context("spawn").Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=_serve, args=(theirs, make, args), daemon=True)
+    process.start()
+
+    def turn() -> object:
+        ours.send("go")
+        return ours.recv()
+
+    return turn
+
+
+def _serve(calls: Connection, make: Callable[..., Callable[[], object]], args: tuple[object, ...]) -> None:
+    side = make(*args)
+    while calls.recv():
+        side()
+        calls.send("done")
 
 
 def spread(values: Sequence[float], digits: int = 0) -> str:
