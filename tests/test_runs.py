@@ -319,7 +319,8 @@ runs.stages.CHECKPOINT_SECONDS = 0.1
 source, folder = sys.argv[1], Path(sys.argv[2])
 if not folder.exists():
     choices = dict(size=8, batch=4, epochs=8, ema=0.9, optimiser="adamw", keep="best")
-    runs.create(sources.read(source), recipe.preset("textbook").set(**choices), source=source, out=folder)
+    chosen = recipe.preset("textbook").set(**choices)
+    runs.create(sources.read(source), chosen, origin=runs.Origin(str(source)), out=folder)
 for event in runs.work(folder, *runs.reopen(folder), how=runs.Execution("cpu", "fp32", 1)):
     pass
 """

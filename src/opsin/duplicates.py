@@ -13,14 +13,16 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal, NamedTuple
 
 import numpy as np
 
+from . import codecs
 from .errors import CallError, PictureError
 from .vocabulary import Dataset, Work
 
@@ -33,6 +35,7 @@ CHUNK = 128  # pairs compared at a time
 MOST = 200_000  # pictures that all pairs are looked at of
 BLOCK, WIDE = 1024, 4096  # rows and columns of a tile of all pairs: what a processor's cache holds
 THREADS = min(8, os.cpu_count() or 1)
+AT_ONCE = 256  # pictures between two tellings of how far the quick pass is
 
 Kind = Literal["bytes", "pixels", "near"]
 
@@ -87,6 +90,35 @@ def thumbnail(picture: np.ndarray) -> np.ndarray:
     height, width = gray.shape
     small: np.ndarray = (_covering(height) @ gray @ _covering(width).T).round().astype(np.uint8)
     return small
+
+
+def thumbnails(data: Dataset, *, decode: Callable[..., np.ndarray] = codecs.decode) -> Work[np.ndarray]:
+    """uint8 `(N, SIDE, SIDE)`: those of all records, flat and so like nothing where one cannot be read. Long work.
+
+    A quick pass: of a JPEG only what a thumbnail needs is decoded.
+
+    Args:
+        decode: `codecs.decode`, or `Decoders.decode` of `isolation`, for what nobody vouches for.
+    """
+    made = np.zeros((len(data), SIDE, SIDE), np.uint8)
+
+    def fill(row: int) -> None:
+        with suppress(PictureError):
+            content = data.store.read(data.records[row].key)
+            made[row] = thumbnail(decode(content, reduced=reduction(content, SIDE)))
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        for start in range(0, len(data), AT_ONCE):
+            stop = min(start + AT_ONCE, len(data))
+            list(pool.map(fill, range(start, stop)))
+            yield stop
+    return made
+
+
+def reduction(content: bytes | np.ndarray, least: int) -> int:
+    """By how much a picture may be reduced while it is decoded, so that its shorter side is still `least`."""
+    sides = codecs.sides(content)
+    return next((by for by in (8, 4, 2) if sides and sides[0] >= by * least), 1)
 
 
 @cache
@@ -148,7 +180,7 @@ def _candidates(vectors: np.ndarray) -> Work[tuple[np.ndarray, np.ndarray]]:
             rows = slice(start, start + BLOCK)
             tiles = [slice(across, across + WIDE) for across in range(start, len(vectors), WIDE)]
             found = pool.map(lambda columns, rows=rows: _tile(vectors, rows, columns), tiles)
-            kept = _best(_Hits(*map(np.concatenate, zip(kept, *found))))  # type: ignore[arg-type]
+            kept = _best(_Hits(*map(np.concatenate, zip(kept, *found))))
             yield min(start + BLOCK, len(vectors))
     order = np.lexsort((kept.pairs[:, 1], kept.pairs[:, 0]))
     return kept.pairs[order], kept.mirrored[order]

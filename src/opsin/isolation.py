@@ -17,6 +17,7 @@ import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import BinaryIO
 
 import numpy as np
@@ -102,6 +103,37 @@ class Decoder:
             self._child = _started(self.memory)
             self.started += 1
         return self._child
+
+
+class Decoders:
+    """As many Decoders as threads decode at a time. Close them, or use them in a `with`, once all threads are done."""
+
+    def __init__(self) -> None:
+        self._all: list[Decoder] = []
+        self._idle: SimpleQueue[Decoder] = SimpleQueue()
+
+    def __enter__(self) -> Decoders:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the children."""
+        for decoder in self._all:
+            decoder.close()
+
+    def decode(self, data: bytes | np.ndarray, *, reduced: int = 1) -> np.ndarray:
+        """What `Decoder.decode` gives and raises, from any thread."""
+        try:
+            decoder = self._idle.get_nowait()
+        except Empty:
+            decoder = Decoder()
+            self._all.append(decoder)
+        try:
+            return decoder.decode(data, reduced=reduced)
+        finally:
+            self._idle.put(decoder)
 
 
 def _end(child: subprocess.Popen[bytes], late: threading.Event) -> None:
