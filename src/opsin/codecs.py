@@ -110,6 +110,26 @@ def decode(data: bytes | np.ndarray, limits: Limits = LIMITS, *, reduced: int = 
             return _decoded(data, format, limits, reduced)
 
 
+def picture(image: Any) -> np.ndarray:
+    """A Pillow image, or an array as `decode` takes it, by the same rules: uint8 `(H, W, 3)`.
+
+    Raises:
+        CallError: it is neither; a tensor for example, which is no picture any more.
+        PictureError: with one of `CODES`.
+    """
+    if isinstance(image, np.ndarray):
+        return _from_array(image, LIMITS)
+    if not isinstance(image, Image.Image):
+        raise CallError("a picture", expected="a Pillow image or a uint8 array", received=type(image).__name__,
+                        do="Take the transform away that makes it: opsin prepares pictures itself")  # fmt: skip
+    _check_size(image.width, image.height, LIMITS)
+    try:
+        image.load()
+        return _turned(_picture(image, b""), _orientation(image))
+    except (OSError, ValueError, SyntaxError) as error:
+        raise _refusal("corrupt", str(error)[:200]) from error
+
+
 def sides(data: bytes | np.ndarray) -> tuple[int, int] | None:
     """The shorter and the longer side of a JPEG, by its header; None for what `decode` does not reduce.
 
@@ -351,7 +371,7 @@ def _transparent_colour(image: Image.Image, data: bytes) -> np.ndarray | None:
     if image.mode in ("P", "PA") or "transparency" not in image.info:
         return None
     key: np.ndarray = np.asarray(image.info.pop("transparency"))
-    depth = data[24] if image.format == "PNG" else 8
+    depth = data[24] if image.format == "PNG" and data else 8
     top = 2**depth - 1
     if image.mode == "L":  # Pillow stretches 2- and 4-bit gray, but not this
         key = (key & top) * 255 // top
