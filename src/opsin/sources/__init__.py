@@ -15,7 +15,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from ..errors import CallError, DataError, unknown
+from .. import dicom
+from ..errors import CallError, DataError, PictureError, unknown
 from ..vocabulary import Dataset, Store
 from . import beside, cifar, layout, manifests, sequences
 from .archives import list_tar, list_zip
@@ -59,7 +60,7 @@ def read(
             or a name of `NAMED`. A path that exists goes before a name. Or a torchvision data set, or whatever has
             `classes` and gives (picture, index of its class) for each index; or several by their splits' names.
         group: a regular expression on a record's key; its first group, or all of the match, is the record's group.
-            For a table also the name of a column.
+            For a table also the name of a column. `PatientID`: of DICOM files, the patient, by a name of our own.
         picture, target: a table's columns of paths and of classes, where their names do not tell.
 
     Raises:
@@ -145,11 +146,31 @@ def _arranged(listing: Listing) -> layout.Arranged:
 
 def _dataset(name: str, found: layout.Arranged, store: Store) -> Dataset:
     digest = fingerprint(found.records, found.classes)
+    if any(record.key.lower().endswith((".dcm", ".dicom")) for record in found.records):
+        found.notes.append(f"DICOM: --group {dicom.PATIENT} keeps the pictures of each patient in one split")
     return Dataset(name, found.records, found.classes, store, digest, found.refused, tuple(found.notes))
 
 
 def _with_groups(data: Dataset, pattern: re.Pattern[str]) -> Dataset:
-    groups = layout.grouped(data.records, pattern)
+    groups = _patients(data) if pattern.pattern == dicom.PATIENT else layout.grouped(data.records, pattern)
     records = tuple(dataclasses.replace(record, group=groups[record.key]) for record in data.records)
     notes = (*data.notes, f"{len(set(groups.values())):,} groups")
     return dataclasses.replace(data, records=records, notes=notes, fingerprint=fingerprint(records, data.classes))
+
+
+def _patients(data: Dataset) -> dict[str, str]:
+    """Key → patient.
+
+    Raises:
+        DataError: for a file that names none; it could be of any patient.
+    """
+    groups = {}
+    for record in data.records:
+        try:
+            content = data.store.read(record.key)
+            groups[record.key] = dicom.patient(content if isinstance(content, bytes) else b"")
+        except PictureError as error:
+            raise DataError(
+                f"no patient of {record.key!r} is known: {error}", do="Leave it out, or group by a pattern"
+            ) from error
+    return groups
