@@ -2,8 +2,8 @@
 
     python bench/hashing.py --peer PYTHON [--pictures 10000] [--distinct 2000] [--rounds 3]
 
-PYTHON is that of an environment with bench/requirements-peers-dedup.txt. imagededup answers from a process that stays, so
-that its imports are not counted, and hashes in as many processes as there are processors, its default.
+PYTHON is that of an environment with bench/requirements-peers-dedup.txt. imagededup answers from a process that stays,
+so that its imports are not counted, and hashes in as many processes as there are processors, its default.
 """
 
 from __future__ import annotations
