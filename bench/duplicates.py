@@ -1,6 +1,6 @@
 """What `opsin check` finds of what is known to be there.
 
-    python bench/duplicates.py planted | cifar10 | labels | shortcut | speed     (data: ../shared/data)
+    python bench/duplicates.py planted | cifar10 | labels | shortcut     (data: ../shared/data)
 
 `planted`: the thresholds of `duplicates` were set on clothing.zip; sign-digits and trashnet-small only measure them.
 """
@@ -17,7 +17,7 @@ import numpy as np
 import record
 from PIL import Image, ImageEnhance, ImageOps
 
-from opsin import checks, codecs, duplicates, isolation, sources
+from opsin import checks, codecs, duplicates, sources
 from opsin.checks import labels, looks, shortcuts
 from opsin.checks.subject import Subject
 from opsin.vocabulary import Dataset, finished
@@ -229,44 +229,7 @@ def shortcut() -> None:
                 print(name, "planted" if planted_ else "as it comes", "|", finding.severity, finding.text)
 
 
-def speed() -> None:
-    """Decode and hash, and imagededup's way of it: Pillow's whole picture, resized to 32 × 32, its DCT's signs."""
-    from scipy.fftpack import dct
-
-    data = sources.read(DATA / "clothing.zip")
-    files = [
-        jpeg(Image.fromarray(codecs.decode(data.store.read(r.key))).resize((500, 375))) for r in data.records[:200]
-    ]
-
-    def ours() -> None:
-        for file in files:
-            duplicates.thumbnail(codecs.decode(file, reduced=4))
-
-    def isolated() -> None:
-        for file in files:
-            duplicates.thumbnail(child.decode(file, reduced=4))
-
-    def imagededup() -> None:
-        for file in files:
-            image = Image.open(io.BytesIO(file)).convert("RGB").resize((32, 32), Image.Resampling.LANCZOS).convert("L")
-            low = dct(dct(np.asarray(image), axis=0), axis=1)[:8, :8]
-            _ = low > np.median(low.ravel()[1:])
-
-    with isolation.Decoder() as child:
-        sides = {"opsin": ours, "opsin, in a child process": isolated, "imagededup's steps": imagededup}
-        seconds = record.alternating(sides, rounds=5)
-    rows = [[name, record.spread([len(files) / s for s in values])] for name, values in seconds.items()]
-    record.write(
-        "hashing",
-        "Decoding and hashing 500 × 375 JPEGs, one thread",
-        ["by", "pictures a second"],
-        rows,
-        conditions=record.conditions("pillow", "simplejpeg"),
-        notes=["imagededup's steps, not its code; no processes"],
-    )
-
-
-PARTS = {"planted": planted, "cifar10": cifar10, "labels": wrong_labels, "shortcut": shortcut, "speed": speed}
+PARTS = {"planted": planted, "cifar10": cifar10, "labels": wrong_labels, "shortcut": shortcut}
 
 if __name__ == "__main__":
     PARTS[sys.argv[1]]()

@@ -130,13 +130,6 @@ def test_threads_change_nothing(folder: Path) -> None:
     assert len(one.data) + len(one.data.refused) == len(data)
 
 
-def test_what_is_kept_together(folder: Path) -> None:
-    alike = finished(checks.together(sources.read(folder)))
-    assert alike["test/a/copy.jpg"] == alike["train/a/00.jpg"]
-    assert alike["test/a/crop.jpg"] == alike["train/a/02.jpg"]
-    assert len(alike) == 6
-
-
 @pytest.mark.parametrize("name", CHECKS)
 def test_every_check_takes_data_that_was_not_looked_at(name: str) -> None:
     data = data_of([*records("train", cat=30, dog=30), *records("test", cat=20, dog=20)])

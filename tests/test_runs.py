@@ -18,6 +18,7 @@ import torch
 
 import opsin
 from opsin import artefact, calibration, evaluation, metrics, runs, splits, training
+from opsin.app import cli
 from opsin.errors import CallError, DataError, MachineError, ModelError
 from opsin.vocabulary import Dataset, Event
 from tiny import HOW, Linear, Net, digests, digits, net, recipe, seeded, train, write_pngs
@@ -238,6 +239,21 @@ class Killed(BaseException):
     """Nobody catches it, nothing is tidied up by whoever handles errors."""
 
 
+def test_a_run_of_a_table_with_named_columns_goes_on(tmp_path, capsys) -> None:
+    pngs = write_pngs(tmp_path / "pngs", {"dark": 12, "light": 12})
+    rows = [
+        f"{file.relative_to(pngs).as_posix()},{file.parent.name},{file.stem}" for file in sorted(pngs.rglob("*.png"))
+    ]
+    (pngs / "set.csv").write_text("\n".join(["where,what,other", *rows]) + "\n")
+    call = ["--picture", "where", "--target", "what", "--recipe", "textbook", "--set", "size=8", "--set", "epochs=1"]
+    call += ["--precision", "fp32", "--device", "cpu", "--out", str(tmp_path / "run")]
+    assert cli.run(["train", str(pngs / "set.csv"), *call]) == 0
+    shutil.rmtree(tmp_path / "run" / "model")
+    assert cli.run(["train", "--resume", str(tmp_path / "run")]) == 0
+    data, _ = runs.reopen(tmp_path / "run")
+    assert data.classes == ("dark", "light")
+
+
 def test_killed_before_the_first_checkpoint_tells_every_step_once(tmp_path) -> None:
     whole = train(digits(), tmp_path / "whole")
     folder = tmp_path / "run"
@@ -319,7 +335,8 @@ runs.stages.CHECKPOINT_SECONDS = 0.1
 source, folder = sys.argv[1], Path(sys.argv[2])
 if not folder.exists():
     choices = dict(size=8, batch=4, epochs=8, ema=0.9, optimiser="adamw", keep="best")
-    runs.create(sources.read(source), recipe.preset("textbook").set(**choices), source=source, out=folder)
+    chosen = recipe.preset("textbook").set(**choices)
+    runs.create(sources.read(source), chosen, origin=runs.Origin(str(source)), out=folder)
 for event in runs.work(folder, *runs.reopen(folder), how=runs.Execution("cpu", "fp32", 1)):
     pass
 """

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
 import opsin
-from opsin import runs, splits
+from opsin import duplicates, runs, splits
 from opsin.classifier import Classifier
+from opsin.duplicates import Pair
 from opsin.errors import CallError, DataError
 from opsin.sources import ArrayStore
-from opsin.vocabulary import Dataset, Event
+from opsin.vocabulary import Dataset, Event, finished
+from test_duplicates import LEAKS, jpeg, scene
 from tiny import digits, recipe, train, write_pngs
 
 
@@ -125,3 +129,67 @@ def test_a_picture_that_cannot_be_read_is_not_counted_in_evaluate(trained) -> No
     del pictures[missing]
     holed = dataclasses.replace(data, store=ArrayStore(pictures))
     assert opsin.evaluate(stranger(run), holed).n == 59
+
+
+# ── pictures that are alike ──
+
+
+def scenes(folder: Path, copies: int = 10) -> Dataset:
+    """Forty scenes of two classes, some of them a second time: encoded anew, mirrored."""
+    for number in range(40):
+        place = folder / "ab"[number % 2] / f"{number:02d}.jpg"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(jpeg(scene(number)))
+        if number < copies:
+            place.with_stem(f"{number:02d} again").write_bytes(
+                LEAKS[("encoded anew", "mirrored")[number % 2]](scene(number))
+            )
+    return opsin.read(folder)
+
+
+def apart(data: Dataset) -> int:
+    """How many scenes stand in two splits."""
+    split = {record.key: record.split for record in data.records}
+    return sum(split[key.replace(" again", "")] != split[key] for key in split if " again" in key)
+
+
+def test_near_duplicates_get_one_split(tmp_path) -> None:
+    data = scenes(tmp_path / "set")
+    found = runs.divided(data, 0)
+    assert apart(found) == 0
+    assert any("20 pictures that look alike kept together" in note for note in found.notes)
+    exact = finished(runs.alike(data, near=False))
+    assert exact == []
+    assert apart(runs.divided(data, 0, pairs=exact)) > 0
+
+
+def test_a_run_keeps_near_duplicates_together_and_is_evaluated_so(tmp_path) -> None:
+    data = scenes(tmp_path / "set")
+    run = train(data, tmp_path / "run", epochs=1)
+    assert apart(splits.read(data, tmp_path / "run" / "split.csv")) == 0
+    assert opsin.evaluate(run.classifier, data) == run.scores["test"]
+    folder = runs.create(data, recipe(epochs=1), out=tmp_path / "apart", pairs=[])
+    old = train(data, folder, resume=True)
+    assert opsin.evaluate(old.classifier, data) == old.scores["test"]
+
+
+def test_only_what_gets_a_split_is_looked_at(tmp_path, monkeypatch) -> None:
+    data = opsin.split(scenes(tmp_path / "set"))
+    monkeypatch.setattr(duplicates, "thumbnail", lambda picture: pytest.fail("decoded"))
+    assert finished(runs.alike(data)) == []
+
+
+def test_pictures_that_are_all_alike_are_split_all_the_same(tmp_path) -> None:
+    data = scenes(tmp_path / "set")
+    keys = [record.key for record in data.records]
+    chain = [Pair(one, other, "near") for one, other in pairwise(keys)]
+    found = runs.divided(data, 0, pairs=chain)
+    assert {record.split for record in found.records} == {"train", "val", "test"}
+    assert any("50 pictures are all like one another" in note for note in found.notes)
+
+
+def test_more_pictures_than_can_be_compared_are_said(tmp_path, monkeypatch) -> None:
+    data = scenes(tmp_path / "set")
+    monkeypatch.setattr(duplicates, "MOST", 20)
+    found = runs.divided(data, 0)
+    assert any("not looked for above 20 pictures" in note for note in found.notes)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from itertools import islice
@@ -19,13 +19,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import allocation, engines, errors, metrics, plans, preprocessing, sources
+from . import allocation, codecs, engines, errors, metrics, plans, preprocessing, sources
 from .cache import THREADS
 from .engines import Engine
 from .models import NetworkSpec, weights
 from .plans import Choice, Plan
 from .preprocessing import Preprocessing
 from .vocabulary import Prediction, Refusal, Store, Task
+
+Decode = Callable[..., np.ndarray]  # what `codecs.decode` is
 
 BATCH = 32
 AHEAD = 3  # batches that are held: one that is answered, those that are being decoded
@@ -70,7 +72,13 @@ def probabilities(clf: Classifier, found: np.ndarray) -> np.ndarray:
 
 
 def predict_store(
-    clf: Classifier, store: Store, keys: Iterable[str], *, threads: int = THREADS, run: Engine | None = None
+    clf: Classifier,
+    store: Store,
+    keys: Iterable[str],
+    *,
+    threads: int = THREADS,
+    run: Engine | None = None,
+    decode: Decode = codecs.decode,
 ) -> Iterator[Prediction]:
     """One Prediction for every key, in their order; what cannot be read is an error of its own, never skipped.
 
@@ -79,11 +87,12 @@ def predict_store(
     Args:
         threads: decoders at work at a time. The answers do not depend on it.
         run: what answers instead of the reference, prepared pictures → logits, such as `settle` finds.
+        decode: `isolation.Decoders.decode` for pictures that nobody vouches for.
     """
     run = run or (lambda images: logits(clf, torch.from_numpy(images)))
     keys = iter(keys)
     pool = ThreadPoolExecutor(threads)
-    begun = iter(lambda: [(key, pool.submit(_prepared, clf, store, key)) for key in islice(keys, BATCH)], [])
+    begun = iter(lambda: [(key, pool.submit(_prepared, clf, store, key, decode)) for key in islice(keys, BATCH)], [])
     try:
         waiting = deque(islice(begun, AHEAD))
         while waiting:
@@ -105,7 +114,13 @@ def _answered(clf: Classifier, chunk: Sequence[tuple[str, Tensor | Refusal]], ru
 
 
 def settle(
-    clf: Classifier, store: Store, keys: Sequence[str], *, fast: bool = False, memory: Path | None = None
+    clf: Classifier,
+    store: Store,
+    keys: Sequence[str],
+    *,
+    fast: bool = False,
+    memory: Path | None = None,
+    decode: Decode = codecs.decode,
 ) -> Choice:
     """How to answer for many pictures here: `plans.settle` on the first of them.
 
@@ -115,11 +130,12 @@ def settle(
     Args:
         fast: take lower precision as well, where only the labels have to be the reference's.
         memory: the file that choices are kept in.
+        decode: as for `predict_store`.
     """
     sample: list[np.ndarray] = []
     if len(keys) >= plans.ENOUGH:
         with ThreadPoolExecutor(THREADS) as pool:
-            prepared = pool.map(lambda key: _prepared(clf, store, key), keys[: plans.ENOUGH])
+            prepared = pool.map(lambda key: _prepared(clf, store, key, decode), keys[: plans.ENOUGH])
             sample = [item.numpy() for item in prepared if isinstance(item, Tensor)]
     if not sample:
         return Choice(Plan(threads=torch.get_num_threads()), lambda images: logits(clf, torch.from_numpy(images)))
@@ -190,9 +206,9 @@ class _One:
         return self.data
 
 
-def _prepared(clf: Classifier, store: Store, key: str) -> Tensor | Refusal:
+def _prepared(clf: Classifier, store: Store, key: str, decode: Decode = codecs.decode) -> Tensor | Refusal:
     try:
-        return preprocessing.load(clf.preprocessing, store.read(key))
+        return preprocessing.load(clf.preprocessing, store.read(key), decode=decode)
     except errors.PictureError as error:
         return Refusal(key, error.code, str(error))
 

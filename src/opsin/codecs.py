@@ -2,7 +2,8 @@
 
     bytes ─ sniff ─> format ─ header ─> limits ─ pixels ─> colour rules ─ alpha on white ─> upright ─> picture
 
-Formats are recognised by content, never by name: JPEG, PNG, WebP, BMP, GIF and AVIF (first frame), TIFF (first page).
+Formats are recognised by content, never by name: JPEG, PNG, WebP, BMP, GIF and AVIF (first frame), TIFF (first page),
+DICOM (extra `dicom`; `dicom` says which).
 Whatever is refused is a PictureError whose code is one of `CODES`; no other exception comes out of damaged bytes.
 
 The colour rules:
@@ -43,6 +44,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError, features
 
+from . import dicom
 from .errors import CallError, PictureError
 
 CODES = {
@@ -110,6 +112,26 @@ def decode(data: bytes | np.ndarray, limits: Limits = LIMITS, *, reduced: int = 
             return _decoded(data, format, limits, reduced)
 
 
+def picture(image: Any) -> np.ndarray:
+    """A Pillow image, or an array as `decode` takes it, by the same rules: uint8 `(H, W, 3)`.
+
+    Raises:
+        CallError: it is neither; a tensor for example, which is no picture any more.
+        PictureError: with one of `CODES`.
+    """
+    if isinstance(image, np.ndarray):
+        return _from_array(image, LIMITS)
+    if not isinstance(image, Image.Image):
+        raise CallError("a picture", expected="a Pillow image or a uint8 array", received=type(image).__name__,
+                        do="Take the transform away that makes it: opsin prepares pictures itself")  # fmt: skip
+    _check_size(image.width, image.height, LIMITS)
+    try:
+        image.load()
+        return _turned(_picture(image, b""), _orientation(image))
+    except (OSError, ValueError, SyntaxError) as error:
+        raise _refusal("corrupt", str(error)[:200]) from error
+
+
 def sides(data: bytes | np.ndarray) -> tuple[int, int] | None:
     """The shorter and the longer side of a JPEG, by its header; None for what `decode` does not reduce.
 
@@ -142,6 +164,7 @@ _MAGIC: dict[str, Callable[[bytes], bool]] = {
     "GIF": lambda head: head.startswith((b"GIF87a", b"GIF89a")),
     "TIFF": lambda head: head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),  # + is BigTIFF
     "AVIF": lambda head: any(brand in _brands(head) for brand in (b"avif", b"avis")),
+    "DICOM": dicom.is_dicom,  # last: its first 128 bytes may be another format's
 }
 _KNOWN = {  # pictures that are not read, so that the message can name them
     b"8BPS": "Photoshop", b"\0\0\1\0": "ICO", b"icns": "ICNS", b"gimp xcf": "GIMP",
@@ -156,7 +179,7 @@ _KNOWN = {  # pictures that are not read, so that the message can name them
 def sniff(data: bytes) -> str | None:
     """The format of `data` by its first bytes, in Pillow's spelling, or None where it is not on the allow-list.
 
-    JPEG, PNG, WEBP, BMP, GIF, TIFF or AVIF. Whether the rest of the file is whole is not looked at.
+    JPEG, PNG, WEBP, BMP, GIF, TIFF, DICOM or AVIF. Whether the rest of the file is whole is not looked at.
 
     >>> sniff(b"GIF89a..."), sniff(b"<html>")
     ('GIF', None)
@@ -186,7 +209,6 @@ def _admitted(data: bytes, limits: Limits) -> str:
 def _unknown(data: bytes) -> PictureError:
     names = [name for magic, name in _KNOWN.items() if data.startswith(magic)]
     names += ["SVG"] * (data.startswith(b"<?xml") and b"<svg" in data[:1024])
-    names += ["DICOM"] * (data[128:132] == b"DICM")
     names += ["HEIF"] * any(brand in _brands(data[:256]) for brand in (b"heic", b"heix", b"mif1", b"msf1"))
     if names:
         return _refusal("unsupported-format", names[0], expected=", ".join(_MAGIC), do="Convert it, to PNG for example")
@@ -222,6 +244,8 @@ _QUIET = threading.Lock()  # warnings.catch_warnings is not thread-safe
 def _decoded(data: bytes, format: str, limits: Limits, reduced: int) -> np.ndarray:
     """The picture; every exception of Pillow becomes a PictureError, but a Warning stays one."""
     try:
+        if format == "DICOM":
+            return _from_array(dicom.decode(data, lambda width, height: _check_size(width, height, limits)), limits)
         with Image.open(BytesIO(data), formats=[format]) as image:
             _check_size(image.width, image.height, limits)
             _check_whole(image, data, format)
@@ -351,7 +375,7 @@ def _transparent_colour(image: Image.Image, data: bytes) -> np.ndarray | None:
     if image.mode in ("P", "PA") or "transparency" not in image.info:
         return None
     key: np.ndarray = np.asarray(image.info.pop("transparency"))
-    depth = data[24] if image.format == "PNG" else 8
+    depth = data[24] if image.format == "PNG" and data else 8
     top = 2**depth - 1
     if image.mode == "L":  # Pillow stretches 2- and 4-bit gray, but not this
         key = (key & top) * 255 // top

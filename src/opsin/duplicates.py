@@ -11,14 +11,18 @@ hands before one wall agree in the low frequencies only.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
+from . import codecs
 from .errors import CallError, PictureError
 from .vocabulary import Dataset, Work
 
@@ -27,9 +31,11 @@ LOW = 7  # frequencies a side, in half waves a picture, the mean left out
 NEAR = 0.70  # cosine from which a pair is a candidate
 SURE = 0.90  # correlation of aligned details from which it is one; set on clothing.zip, see bench/duplicates.py
 NEIGHBOURS = 5  # the most candidates of one picture
-CHUNK = 512  # pairs compared at a time
+CHUNK = 128  # pairs compared at a time
 MOST = 200_000  # pictures that all pairs are looked at of
-BLOCK = 2048
+BLOCK, WIDE = 1024, 4096  # rows and columns of a tile of all pairs: what a processor's cache holds
+THREADS = min(8, os.cpu_count() or 1)
+AT_ONCE = 256  # pictures between two tellings of how far the quick pass is
 
 Kind = Literal["bytes", "pixels", "near"]
 
@@ -86,6 +92,35 @@ def thumbnail(picture: np.ndarray) -> np.ndarray:
     return small
 
 
+def thumbnails(data: Dataset, *, decode: Callable[..., np.ndarray] = codecs.decode) -> Work[np.ndarray]:
+    """uint8 `(N, SIDE, SIDE)`: those of all records, flat and so like nothing where one cannot be read. Long work.
+
+    A quick pass: of a JPEG only what a thumbnail needs is decoded.
+
+    Args:
+        decode: `codecs.decode`, or `Decoders.decode` of `isolation`, for what nobody vouches for.
+    """
+    made = np.zeros((len(data), SIDE, SIDE), np.uint8)
+
+    def fill(row: int) -> None:
+        with suppress(PictureError):
+            content = data.store.read(data.records[row].key)
+            made[row] = thumbnail(decode(content, reduced=reduction(content, SIDE)))
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        for start in range(0, len(data), AT_ONCE):
+            stop = min(start + AT_ONCE, len(data))
+            list(pool.map(fill, range(start, stop)))
+            yield stop
+    return made
+
+
+def reduction(content: bytes | np.ndarray, least: int) -> int:
+    """By how much a picture may be reduced while it is decoded, so that its shorter side is still `least`."""
+    sides = codecs.sides(content)
+    return next((by for by in (8, 4, 2) if sides and sides[0] >= by * least), 1)
+
+
 @cache
 def _covering(n: int) -> np.ndarray:
     """float32 `(SIDE, n)`: how much of each of n pixels lies in each of SIDE; rows sum to 1."""
@@ -128,36 +163,51 @@ def _odd() -> np.ndarray:
     return np.tile(np.arange(LOW) % 2 == 1, LOW)[1:]
 
 
+class _Hits(NamedTuple):
+    pairs: np.ndarray  # int64 (P, 2)
+    likeness: np.ndarray  # float32 (P,)
+    mirrored: np.ndarray  # bool (P,)
+
+
 def _candidates(vectors: np.ndarray) -> Work[tuple[np.ndarray, np.ndarray]]:
     """int64 `(P, 2)` rows of like pairs, each once, and bool `(P,)` whether as mirrors; of all pairs. Long work.
 
     Where E and O are the products of the even and the odd frequencies, a pair's cosine is E + O and its mirror's E - O.
     """
-    even, odd = vectors[:, ~_odd()], vectors[:, _odd()]
-    pairs, mirrored = [np.zeros((0, 2), np.int64)], [np.zeros(0, bool)]
-    for start in range(0, len(vectors), BLOCK):
-        block = slice(start, start + BLOCK)
-        sides = odd[block] @ odd.T
-        likeness = even[block] @ even.T
-        likeness += np.abs(sides)
-        likeness[np.arange(len(likeness)), start + np.arange(len(likeness))] = 0
-        rows, columns = np.nonzero(likeness > NEAR)
-        best = _best(rows, likeness[rows, columns])
-        rows, columns = rows[best], columns[best]
-        pairs.append(np.stack([rows + start, columns], axis=1))
-        mirrored.append(sides[rows, columns] < 0)
-        yield start + len(likeness)
-    found, first = np.unique(np.sort(np.concatenate(pairs), axis=1), axis=0, return_index=True)
-    return found, np.concatenate(mirrored)[first]
+    kept = _Hits(np.zeros((0, 2), np.int64), np.zeros(0, np.float32), np.zeros(0, bool))
+    with ThreadPoolExecutor(THREADS) as pool:
+        for start in range(0, len(vectors), BLOCK):
+            rows = slice(start, start + BLOCK)
+            tiles = [slice(across, across + WIDE) for across in range(start, len(vectors), WIDE)]
+            found = pool.map(lambda columns, rows=rows: _tile(vectors, rows, columns), tiles)
+            kept = _best(_Hits(*map(np.concatenate, zip(kept, *found))))
+            yield min(start + BLOCK, len(vectors))
+    order = np.lexsort((kept.pairs[:, 1], kept.pairs[:, 0]))
+    return kept.pairs[order], kept.mirrored[order]
 
 
-def _best(rows: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """The places of the NEIGHBOURS largest values of each row."""
-    order = np.lexsort((-values, rows))
-    ordered = rows[order]
+def _tile(vectors: np.ndarray, rows: slice, columns: slice) -> _Hits:
+    odd, even = _odd(), ~_odd()
+    sides = vectors[rows, odd] @ vectors[columns, odd].T
+    likeness = vectors[rows, even] @ vectors[columns, even].T
+    likeness += np.abs(sides)
+    one, other = np.nonzero(likeness > NEAR)
+    once = one + rows.start < other + columns.start  # each pair once, and nothing with itself
+    one, other = one[once], other[once]
+    pairs = np.stack([one + rows.start, other + columns.start], axis=1)
+    return _best(_Hits(pairs, likeness[one, other], sides[one, other] < 0))
+
+
+def _best(hits: _Hits) -> _Hits:
+    """Those that are among the NEIGHBOURS likest of either of their two: to leave out others changes nothing later."""
+    if len(hits.pairs) <= NEIGHBOURS:
+        return hits
+    both = hits.pairs.T.ravel()
+    order = np.lexsort((-np.tile(hits.likeness, 2), both))
+    ordered = both[order]
     rank = np.arange(len(ordered)) - np.searchsorted(ordered, ordered)
-    best: np.ndarray = order[rank < NEIGHBOURS]
-    return best
+    best = np.unique(order[rank < NEIGHBOURS] % len(hits.pairs))
+    return _Hits(*(column[best] for column in hits))
 
 
 def near(keys: Sequence[str], thumbnails: np.ndarray) -> Work[list[Pair]]:
@@ -178,15 +228,20 @@ def near(keys: Sequence[str], thumbnails: np.ndarray) -> Work[list[Pair]]:
     vectors = [describe(thumbnails[left[start : start + BLOCK]]) for start in range(0, len(left), BLOCK)]
     pairs, mirrored = yield from _candidates(np.concatenate([describe(thumbnails[:0]), *vectors]))
     pairs = left[pairs]
-    for start in range(0, len(pairs), CHUNK):
+
+    def compared(start: int) -> np.ndarray:
         (one, other), flip = pairs[start : start + CHUNK].T, mirrored[start : start + CHUNK, None, None]
-        turned = np.where(flip, thumbnails[other][:, :, ::-1], thumbnails[other])
-        sure = similarity(thumbnails[one], turned)
-        found += [
-            Pair(keys[one[at]], keys[other[at]], "near", round(float(sure[at]), 4), bool(mirrored[start + at]))
-            for at in np.flatnonzero(sure > SURE)
-        ]
-        yield len(keys)
+        return similarity(thumbnails[one], np.where(flip, thumbnails[other][:, :, ::-1], thumbnails[other]))
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        starts = range(0, len(pairs), CHUNK)
+        for start, sure in zip(starts, pool.map(compared, starts)):
+            found += [
+                Pair(keys[one], keys[other], "near", round(float(at), 4), bool(flip))
+                for (one, other), at, flip in zip(pairs[start:], sure, mirrored[start:])
+                if at > SURE
+            ]
+            yield len(keys)
     return sorted(found, key=lambda pair: (-pair.similarity, pair.first, pair.second))
 
 
@@ -222,7 +277,7 @@ def groups(pairs: Iterable[Pair]) -> dict[str, str]:
 
 # Everything here is a matrix from the left and one from the right of each picture: smoothing, shifting, scaling.
 HALF = SIDE // 2  # of the pictures that are aligned; details are compared at SIDE
-STEPS = 8
+STEPS = 4  # 8 give the same pairs
 FARTHEST = 0.15  # of half a picture: where more was cut off, it is another picture
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -85,16 +85,23 @@ def _is_sound(preprocessing: Preprocessing) -> bool:
     )
 
 
-def load(preprocessing: Preprocessing, data: bytes | np.ndarray) -> Tensor:
+def load(
+    preprocessing: Preprocessing, data: bytes | np.ndarray, *, decode: Callable[..., np.ndarray] = codecs.decode
+) -> Tensor:
     """The encoded picture (or array) `data` to uint8 `(3, S, S)`, channels last in memory.
+
+    Args:
+        decode: `codecs.decode`, or what does the same in a child process: `isolation.Decoders.decode`.
 
     Raises:
         PictureError: when it is refused, with a code of `codecs.CODES`.
     """
-    return load_each([preprocessing], data)[0]
+    return load_each([preprocessing], data, decode=decode)[0]
 
 
-def load_each(roads: Sequence[Preprocessing], data: bytes | np.ndarray) -> list[Tensor]:
+def load_each(
+    roads: Sequence[Preprocessing], data: bytes | np.ndarray, *, decode: Callable[..., np.ndarray] = codecs.decode
+) -> list[Tensor]:
     """What `load` gives by each of `roads`; decoded once where they take the same reduction. Raises what it does."""
     decoded: dict[int, np.ndarray] = {}
     prepared = []
@@ -102,7 +109,7 @@ def load_each(roads: Sequence[Preprocessing], data: bytes | np.ndarray) -> list[
     for road in roads:
         by = _reduction(road, *sides) if sides else 1
         if by not in decoded:
-            decoded[by] = codecs.decode(data, reduced=by)
+            decoded[by] = decode(data, reduced=by)
         prepared.append(prepare(road, decoded[by], sides=sides))
     return prepared
 

@@ -79,6 +79,12 @@ def split(
     return dataclasses.replace(data, notes=(*data.notes, *filter(None, notes)))
 
 
+def dealt(data: Dataset) -> Dataset:
+    """The records that `split` would deal; none where every split is given."""
+    given = {record.split for record in data.records}
+    return data.where(lambda record: record.split in (None, "train") and not given >= {"train", "val", "test"})
+
+
 def _refuse_half_given(data: Dataset, given: set[Split | None]) -> None:
     if given == {None}:
         return

@@ -39,7 +39,6 @@ __all__ = [
     "quick",
     "read_fixes",
     "refuse_leaks",
-    "together",
 ]
 
 CHECKS: dict[str, Callable[[Subject], list[Finding]]] = {
@@ -117,17 +116,15 @@ def checking(data: Dataset, *, only: Sequence[str] = (), probe: Probe | None = N
     return Report(data, _found(subject, only or tuple(CHECKS)), tuple(pairs))
 
 
-def quick(data: Dataset) -> Report:
-    """The checks that decode nothing: refusals, equal files, groups and classes. Only suspicious files are read."""
-    pairs = duplicates.same_bytes(data)
+def quick(data: Dataset, pairs: Sequence[Pair] | None = None) -> Report:
+    """The checks that decode nothing: refusals, equal files, groups and classes. Only suspicious files are read.
+
+    Args:
+        pairs: of equal files, where they are known.
+    """
+    pairs = duplicates.same_bytes(data) if pairs is None else pairs
     names = ("unreadable", "copies", "contradictions", "groups", "classes")
     return Report(data, _found(Subject(data, None, pairs), names), tuple(pairs))
-
-
-def together(data: Dataset, *, threads: int = 2) -> Work[dict[str, str]]:
-    """Key → group, of records that show one picture: what `splits.split` keeps together. Long work, as `check` is."""
-    looks = yield from look(data, threads=threads)
-    return duplicates.groups((yield from _pairs(looks)))
 
 
 def leaks(report: Report) -> set[str]:

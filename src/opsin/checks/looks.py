@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
 
 from .. import codecs, duplicates, preprocessing
 from ..errors import PictureError
-from ..isolation import Decoder
+from ..isolation import Decoder, Decoders
 from ..preprocessing import Preprocessing
 from ..vocabulary import Dataset, Record, Refusal, Work
 
@@ -90,32 +88,26 @@ def look(data: Dataset, *, probe: Probe | None = None, threads: int = 2) -> Work
 
 
 def _in_slices(data: Dataset, road: Preprocessing | None, threads: int) -> Iterator[tuple[int, list[_Seen | Refusal]]]:
-    own = threading.local()
-    with ExitStack() as children, ThreadPoolExecutor(threads) as pool:
-
-        def one(record: Record) -> _Seen | Refusal:
-            if not hasattr(own, "decoder"):
-                own.decoder = children.enter_context(Decoder())
-            return _seen(data, record, own.decoder, road)
-
+    with Decoders() as children, ThreadPoolExecutor(threads) as pool:
         for start in range(0, len(data), SLICE):
-            yield start, list(pool.map(one, data.records[start : start + SLICE]))
+            some = data.records[start : start + SLICE]
+            yield start, list(pool.map(lambda record: _seen(data, record, children.decode, road), some))
 
 
-def _seen(data: Dataset, record: Record, decoder: Decoder, road: Preprocessing | None) -> _Seen | Refusal:
+def _seen(
+    data: Dataset, record: Record, decode: Callable[..., np.ndarray], road: Preprocessing | None
+) -> _Seen | Refusal:
     try:
         content = data.store.read(record.key)
         # An eighth or a quarter of a JPEG is decoded in a fraction of the time, and is enough for a thumbnail.
-        sides = codecs.sides(content)
-        least = duplicates.SIDE if road is None else int(1.25 * road.size)
-        reduced = next((by for by in (8, 4, 2) if sides and sides[0] >= by * least), 1)
-        picture = decoder.decode(content, reduced=reduced)
+        reduced = duplicates.reduction(content, duplicates.SIDE if road is None else int(1.25 * road.size))
+        picture = decode(content, reduced=reduced)
     except PictureError as error:
         return Refusal(record.key, error.code, str(error))
     format = codecs.sniff(content) or "" if isinstance(content, bytes) else ""
     prepared = preprocessing.prepare(road, picture).numpy() if road else None
     measured = facts(picture, record.size)
-    if sides and reduced > 1:
+    if reduced > 1 and (sides := codecs.sides(content)):
         measured[:2] = sides if picture.shape[0] > picture.shape[1] else sides[::-1]
     return _Seen(duplicates.thumbnail(picture), measured, format, prepared)
 

@@ -27,18 +27,21 @@ from ..classifier import Classifier
 from ..recipe import Recipe
 from ..vocabulary import Dataset, Event, Scores
 from . import stages
-from .folder import create, find, listed, record, reopen
+from .folder import Origin, create, find, listed, record, reopen
 from .previews import augmented, find_rate
-from .scoring import evaluate, evaluating
+from .scoring import alike, divided, evaluate, evaluating
 from .stages import MEASURED, Execution, check
 
 __all__ = [
     "MEASURED",
     "Execution",
+    "Origin",
     "Run",
+    "alike",
     "augmented",
     "check",
     "create",
+    "divided",
     "evaluate",
     "evaluating",
     "events",

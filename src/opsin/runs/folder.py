@@ -6,42 +6,61 @@ import dataclasses
 import json
 import os
 import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .. import checks, errors, plans, sources, splits
 from .. import recipe as recipes
+from ..duplicates import Pair
 from ..plans import Plan
 from ..recipe import Recipe
-from ..vocabulary import SPLITS, Dataset, Event
+from ..vocabulary import SPLITS, Dataset, Event, finished
 from . import scoring
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What `sources.read` was given, so that a run can go on; all "" for data that was made in Python."""
+
+    source: str = ""
+    group: str = ""
+    picture: str = ""
+    target: str = ""
+
+    def read(self) -> Dataset:
+        """The data, read again."""
+        return sources.read(self.source, group=self.group, picture=self.picture, target=self.target)
 
 
 def create(
     data: Dataset,
     recipe: Recipe,
     *,
-    source: str = "",
-    group: str = "",
+    origin: Origin = Origin(),
     out: str | Path = "",
     split: str | Path = "",
     leaks: bool = False,
+    pairs: Sequence[Pair] | None = None,
 ) -> Path:
     """A new run's folder, whole or not there: the data's split, the recipe and where the data came from.
 
     Args:
-        source, group: what `sources.read` was given, for resuming.
+        origin: where the data came from, for resuming.
         out: the folder; `runs/<name of the data>-<number>` by default.
         split: the split.csv of another run, to use that run's split.
         leaks: go on although test pictures are copies of pictures in train or val.
+        pairs: what `scoring.alike` found: these pictures are kept in one split.
 
     Raises:
         CallError: when the folder is there already.
         DataError: when the data cannot be split, or its test pictures stand in train or val as well.
         MachineError: when it cannot be written.
     """
-    divided = splits.read(data, Path(split)) if split else scoring.divided(data, recipe.seed)
-    divided = _looked_at(divided, leaks)
+    pairs = finished(scoring.alike(data, near=not split)) if pairs is None else pairs
+    divided = scoring.divided(data, recipe.seed, split=split, pairs=pairs)
+    divided = _looked_at(divided, [pair for pair in pairs if pair.kind == "bytes"], leaks)
     folder = Path(out) if out else _free(Path("runs"), data.name)
     if folder.exists():
         raise errors.CallError(
@@ -52,7 +71,7 @@ def create(
         (beside / "checkpoint").mkdir(parents=True)
         try:
             (beside / "recipe.toml").write_text(recipe.to_toml(), encoding="utf-8")
-            _write_data(beside, divided, source, group)
+            _write_data(beside, divided, origin)
             splits.write(divided, beside / "split.csv")
             beside.replace(folder)
         finally:
@@ -60,9 +79,9 @@ def create(
     return folder
 
 
-def _looked_at(data: Dataset, leaks: bool) -> Dataset:
+def _looked_at(data: Dataset, pairs: Sequence[Pair], leaks: bool) -> Dataset:
     """The data with what the quick checks found among its notes."""
-    report = checks.quick(data)
+    report = checks.quick(data, pairs)
     if not leaks:
         checks.refuse_leaks(report)
     found = [finding for finding in report.findings if finding.severity != "note" and finding.kind != "unreadable"]
@@ -77,10 +96,9 @@ def _free(parent: Path, name: str) -> Path:
     return parent / f"{name}-{number}"
 
 
-def _write_data(folder: Path, data: Dataset, source: str, group: str) -> None:
+def _write_data(folder: Path, data: Dataset, origin: Origin) -> None:
     content = {
-        "source": source,
-        "group": group,
+        **dataclasses.asdict(origin),
         "name": data.name,
         "fingerprint": data.fingerprint,
         "split": splits.fingerprint(data),
@@ -124,7 +142,7 @@ def reopen(folder: Path, data: Dataset | None = None) -> tuple[Dataset, Recipe]:
     if data is None:
         if not known["source"]:
             raise errors.CallError(f"{folder} was made from Python", do="Resume it there: opsin.train(data, resume=…)")
-        data = sources.read(known["source"], group=known["group"])
+        data = _origin(known).read()
     if data.fingerprint != known["fingerprint"]:
         raise errors.DataError(
             f"{known['source'] or data.name} has changed since {folder} began",
@@ -143,11 +161,15 @@ def _read_data(folder: Path) -> dict[str, Any]:
         raise errors.CallError(f"{folder} is not a run", expected="a folder that opsin train made") from error
 
 
+def _origin(known: dict[str, Any]) -> Origin:
+    """Runs of before 0.2 do not know their columns."""
+    return Origin(**{field.name: known.get(field.name, "") for field in dataclasses.fields(Origin)})
+
+
 def keep(folder: Path, recipe: Recipe, data: Dataset) -> None:
     """Write down what was decided on the way: the resolved recipe, and what was refused."""
     _write_text(folder / "recipe.toml", recipe.to_toml())
-    known = _read_data(folder)
-    _write_data(folder, data, known["source"], known["group"])
+    _write_data(folder, data, _origin(_read_data(folder)))
 
 
 def plan(folder: Path, work: str) -> Plan | None:

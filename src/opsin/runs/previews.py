@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .. import augmentation, preprocessing, splits, training
+from .. import augmentation, preprocessing, training
 from ..cache import Pixels, Undecoded
 from ..recipe import Recipe
 from ..vocabulary import Dataset, Event
@@ -21,8 +21,8 @@ TRIALS = 100  # steps of a range test
 def augmented(data: Dataset, recipe: Recipe, *, split: str | Path = "", epoch: int = 0) -> np.ndarray:
     """A contact sheet, uint8 `(H, W, 3)`, of an epoch's first batch as training by `recipe` makes it, with labels.
 
-    It is the run's own as long as no training picture is refused. Only its pictures, and those of the next batches,
-    are decoded.
+    It is the run's own as long as no training picture is refused. Where no split is given all pictures are looked at
+    for near-duplicates; decoded whole are only its own, and those of the next batches.
 
     Args:
         data: split, or it is split as a run would.
@@ -31,7 +31,7 @@ def augmented(data: Dataset, recipe: Recipe, *, split: str | Path = "", epoch: i
     Raises:
         PictureError: when one of them cannot be read.
     """
-    data = _divided(data, recipe, split)
+    data = scoring.divided(data, recipe.seed, split=split)
     recipe, road, _ = stages._resolved(recipe, data)
     road = preprocessing.enlarged(road, augmentation.margin(recipe.augment))
     job = stages._job(recipe, Pixels(data, Undecoded(data, road)), None, road)
@@ -49,7 +49,7 @@ def find_rate(
         data, split: as for `augmented`.
         how: what to force of the plan.
     """
-    data = _divided(data, recipe, split)
+    data = scoring.divided(data, recipe.seed, split=split)
     recipe, road, _ = stages._resolved(recipe, data)
     data, pixels, enlarged = yield from stages._decode(data, recipe, road)
     torch.manual_seed(recipe.seed)
@@ -59,10 +59,6 @@ def find_rate(
         train = pixels.part(lambda record: record.split == "train")
         yield from stages._first_weights(network, train, job, Path(folder), how)
     return (yield from scoring.told(_counted(network, job), "rates", TRIALS))
-
-
-def _divided(data: Dataset, recipe: Recipe, split: str | Path) -> Dataset:
-    return splits.read(data, Path(split)) if split else scoring.divided(data, recipe.seed)
 
 
 def _counted(network: torch.nn.Module, job: training.Job) -> Generator[int, None, list[training.Trial]]:

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Generator
+from collections import Counter
+from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
 from typing import Literal, TypeVar
 
-from .. import cache, duplicates, errors, evaluation, sources, splits
+import numpy as np
+
+from .. import cache, codecs, duplicates, errors, evaluation, sources, splits
 from ..classifier import Classifier
+from ..duplicates import Pair
 from ..reports import Answers
 from ..vocabulary import Dataset, Event, Scores, Split, Work, finished
 
 T = TypeVar("T")
 
 Part = Split | Literal["all"]
+
+CHAINED = 0.1  # of all pictures: what more of them are joined by is a likeness of scenes, not copies
 
 
 def evaluate(clf: Classifier, data: Dataset, part: Part | None = None) -> Scores:
@@ -60,9 +67,46 @@ def pictures(data: Dataset) -> str:
     return sources.fingerprint(bare, data.classes)
 
 
-def divided(data: Dataset, seed: int) -> Dataset:
-    """Every record with its split; where splits are drawn, files that are equal get the same one."""
-    return splits.split(data, seed=seed, together=duplicates.groups(duplicates.same_bytes(data)))
+def alike(data: Dataset, *, near: bool = True, decode: Callable[..., np.ndarray] = codecs.decode) -> Work[list[Pair]]:
+    """Records that show one picture: equal files, and near-duplicates of those that get a split. Long work.
+
+    Args:
+        near: look at the pictures too. Above `duplicates.MOST` of them it is left out.
+        decode: as for `duplicates.thumbnails`.
+    """
+    pairs = duplicates.same_bytes(data)
+    copies = {pair.second for pair in pairs}
+    dealt = splits.dealt(data).where(lambda record: record.key not in copies)
+    if not near or not 0 < len(dealt) <= duplicates.MOST:
+        return pairs
+    thumbnails = yield from duplicates.thumbnails(dealt, decode=decode)
+    return pairs + (yield from duplicates.near([record.key for record in dealt.records], thumbnails))
+
+
+def divided(data: Dataset, seed: int, *, split: str | Path = "", pairs: Sequence[Pair] | None = None) -> Dataset:
+    """Every record with its split; where splits are drawn, those that show one picture get the same one.
+
+    Args:
+        split: the split.csv of another run, to use that run's.
+        pairs: what `alike` found.
+    """
+    if split:
+        return splits.read(data, Path(split))
+    together, notes = _together(data, finished(alike(data)) if pairs is None else pairs)
+    divided = splits.split(data, seed=seed, together=together)
+    return dataclasses.replace(divided, notes=(*divided.notes, *notes))
+
+
+def _together(data: Dataset, pairs: Sequence[Pair]) -> tuple[dict[str, str], list[str]]:
+    """Key → group, and what there is to say of it."""
+    if len(splits.dealt(data)) > duplicates.MOST:
+        return duplicates.groups(pairs), [f"near-duplicates are not looked for above {duplicates.MOST:,} pictures"]
+    together = duplicates.groups(pairs)
+    largest = max(Counter(together.values()).values(), default=0)
+    if largest <= max(2, CHAINED * len(data)):
+        return together, []
+    note = f"{largest:,} pictures are all like one another: only exact copies are kept in one split"
+    return duplicates.groups(pair for pair in pairs if pair.kind == "bytes"), [note]
 
 
 def part_of(clf: Classifier, data: Dataset, part: str | None) -> tuple[str, Dataset]:
@@ -77,9 +121,11 @@ def part_of(clf: Classifier, data: Dataset, part: str | None) -> tuple[str, Data
 
 
 def _divided_as_then(clf: Classifier, data: Dataset) -> Dataset:
-    again = divided(data, clf.facts["recipe"]["seed"])
-    if data.fingerprint == clf.facts["fingerprint"] and splits.fingerprint(again) == clf.facts["split"]:
-        return again
+    seed = clf.facts["recipe"]["seed"]
+    for near in (False, True) if data.fingerprint == clf.facts["fingerprint"] else ():  # the quick way first
+        again = divided(data, seed, pairs=finished(alike(data, near=near)))
+        if splits.fingerprint(again) == clf.facts["split"]:
+            return again
     raise errors.DataError(
         "the model was trained on part of these pictures, and they are divided otherwise here",
         expected="the same division, other pictures, or the test part alone",

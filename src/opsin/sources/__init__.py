@@ -11,19 +11,21 @@ from __future__ import annotations
 import dataclasses
 import re
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from ..errors import CallError, DataError, unknown
+from .. import dicom
+from ..errors import CallError, DataError, PictureError, unknown
 from ..vocabulary import Dataset, Store
-from . import cifar, layout, manifests
+from . import beside, cifar, layout, manifests, sequences
 from .archives import list_tar, list_zip
 from .downloads import cache_dir
 from .layout import fingerprint
 from .listing import Listing, list_folder
 from .loose import Gathered, gather, holds_many, pictures
 from .named import NAMED
+from .sequences import Items
 from .stores import ArrayStore, FolderStore, ZipStore
 from .tars import TarStore, is_tar
 
@@ -48,14 +50,17 @@ READABLE = (
 )
 
 
-def read(source: str | Path, *, group: str = "", picture: str = "", target: str = "") -> Dataset:
+def read(
+    source: str | Path | Items | Mapping[str, Items], *, group: str = "", picture: str = "", target: str = ""
+) -> Dataset:
     """The Dataset that `source` holds. Records are sorted by key; classes are numbered by name.
 
     Args:
         source: a folder, a .zip, .tar or .tar.gz, a .csv, .tsv or .parquet, a folder or .tar.gz of CIFAR-10's batches,
-            or a name of `NAMED`. A path that exists goes before a name.
+            or a name of `NAMED`. A path that exists goes before a name. Or a torchvision data set, or whatever has
+            `classes` and gives (picture, index of its class) for each index; or several by their splits' names.
         group: a regular expression on a record's key; its first group, or all of the match, is the record's group.
-            For a table also the name of a column.
+            For a table also the name of a column. `PatientID`: of DICOM files, the patient, by a name of our own.
         picture, target: a table's columns of paths and of classes, where their names do not tell.
 
     Raises:
@@ -65,6 +70,12 @@ def read(source: str | Path, *, group: str = "", picture: str = "", target: str 
         MachineError: a named set had to be downloaded and could not be.
         MissingExtra: pyarrow, for Parquet.
     """
+    if not isinstance(source, str | Path):
+        if not sequences.is_like(source):
+            expected = f"{READABLE}; or a data set with classes and items (picture, index of its class)"
+            raise CallError("what to read", expected=expected, received=type(source).__name__)
+        data = sequences.read(source)
+        return _with_groups(data, pattern) if (pattern := layout.pattern_of(group)) else data
     path = Path(source)
     if manifests.is_manifest(path) and path.is_file():
         columns = manifests.Columns(picture, target, group)
@@ -102,7 +113,7 @@ def _read_path(path: Path) -> Dataset:
 
 
 def _read_folder(path: Path) -> Dataset:
-    found = layout.arrange(list_folder(path))
+    found = _arranged(list_folder(path))
     return _dataset(path.resolve().name, found, FolderStore(path.resolve() / found.prefix))
 
 
@@ -119,7 +130,7 @@ Packed = TypeVar("Packed", ZipStore, TarStore)
 
 def _read_archive(path: Path, store: Packed, look: Callable[[Packed], Listing]) -> Dataset:
     try:
-        found = layout.arrange(look(store))
+        found = _arranged(look(store))
     except BaseException:
         store.close()  # Windows would not let its owner delete or mend it
         raise
@@ -127,13 +138,39 @@ def _read_archive(path: Path, store: Packed, look: Callable[[Packed], Listing]) 
     return _dataset(re.sub(r"\.(zip|tar|tar\.gz|tgz)$", "", path.name, flags=re.IGNORECASE), found, store)
 
 
+def _arranged(listing: Listing) -> layout.Arranged:
+    notes = beside.set_aside(listing)
+    found = layout.arrange(listing)
+    return dataclasses.replace(found, notes=[*notes, *found.notes])
+
+
 def _dataset(name: str, found: layout.Arranged, store: Store) -> Dataset:
     digest = fingerprint(found.records, found.classes)
+    if any(record.key.lower().endswith((".dcm", ".dicom")) for record in found.records):
+        found.notes.append(f"DICOM: --group {dicom.PATIENT} keeps the pictures of each patient in one split")
     return Dataset(name, found.records, found.classes, store, digest, found.refused, tuple(found.notes))
 
 
 def _with_groups(data: Dataset, pattern: re.Pattern[str]) -> Dataset:
-    groups = layout.grouped(data.records, pattern)
+    groups = _patients(data) if pattern.pattern == dicom.PATIENT else layout.grouped(data.records, pattern)
     records = tuple(dataclasses.replace(record, group=groups[record.key]) for record in data.records)
     notes = (*data.notes, f"{len(set(groups.values())):,} groups")
     return dataclasses.replace(data, records=records, notes=notes, fingerprint=fingerprint(records, data.classes))
+
+
+def _patients(data: Dataset) -> dict[str, str]:
+    """Key → patient.
+
+    Raises:
+        DataError: for a file that names none; it could be of any patient.
+    """
+    groups = {}
+    for record in data.records:
+        try:
+            content = data.store.read(record.key)
+            groups[record.key] = dicom.patient(content if isinstance(content, bytes) else b"")
+        except PictureError as error:
+            raise DataError(
+                f"no patient of {record.key!r} is known: {error}", do="Leave it out, or group by a pattern"
+            ) from error
+    return groups

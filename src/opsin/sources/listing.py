@@ -15,7 +15,8 @@ from ..errors import DataError
 from ..vocabulary import Refusal
 from .stores import LARGEST
 
-ENDINGS = frozenset([".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"])
+ENDINGS = frozenset([".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif",
+                      ".dcm", ".dicom"])  # fmt: skip
 # What systems leave in folders; names with a leading dot are hidden as well. @eaDir holds thumbnails: near-duplicates.
 HIDDEN = frozenset({"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "system volume information"})
 HEAD = 256  # bytes that tell a picture: what codecs.sniff looks at

@@ -13,6 +13,8 @@ from ...errors import CallError
 @click.command()
 @click.argument("data")
 @click.option("--group", default="", metavar="PATTERN", help="As for opsin train; for a table also a column's name.")
+@click.option("--picture", default="", metavar="COLUMN", help="Of a table: its paths, where their name does not tell.")
+@click.option("--target", default="", metavar="COLUMN", help="Of a table: its classes, where their name does not tell.")
 @click.option("--split", "divide", is_flag=True, help="Divide DATA as opsin train would, and look across its splits.")
 @click.option("--labels/--no-labels", default=None, help="Look for wrong labels; by default up to 20,000 pictures.")
 @click.option("--page", type=click.Path(path_type=Path, dir_okay=False), help="The report; check.html by default.")
@@ -23,6 +25,8 @@ from ...errors import CallError
 def command(
     data: str,
     group: str,
+    picture: str,
+    target: str,
     divide: bool,
     labels: bool | None,
     page: Path | None,
@@ -36,16 +40,19 @@ def command(
     The report is a page with the pictures, where you choose what to keep, exclude, relabel or group; it saves
     fixes.csv, which --apply turns into a new table of the data. None of your files is changed.
     """
-    from ... import checks, sources, splits
+    from ... import checks, isolation, runs, sources
     from . import render
 
     quiet = render.console(stderr=as_json)
-    found = sources.read(data, group=group)
+    found = sources.read(data, group=group, picture=picture, target=target)
     if fixes:
         _apply(quiet, found, fixes, out)
         return
-    if divide and not any(record.split for record in found.records):
-        found = splits.split(found)
+    if divide:
+        with isolation.Decoders() as decoders:
+            alike = runs.alike(found, decode=decoders.decode)
+            pairs = render.counted(quiet, alike, "dividing", len(found))
+        found = runs.divided(found, seed=0, pairs=pairs)
     wanted = len(found) <= checks.MOST_VECTORS if labels is None else labels
     probe = None
     if wanted:

@@ -37,7 +37,7 @@ def command(out: str, as_json: bool) -> None:
     quiet.print("1. The textbook network learns handwritten digits from nothing", style="bold")
     data = sources.read("digits")
     chosen = recipe.modern().set(network="textbook", size=32, lr=0.05, batch=64)
-    folder = runs.create(data, chosen, source="digits", out=out)
+    folder = runs.create(data, chosen, origin=runs.Origin("digits"), out=out)
     divided, chosen = runs.reopen(folder, data)
     render.introduce(quiet, divided, chosen, folder)
     run = render.run(quiet, folder, divided, chosen)

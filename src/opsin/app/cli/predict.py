@@ -27,8 +27,11 @@ EVERY = 30.0  # seconds between two lines on how far it is, where there is no te
     help="Write all probabilities: .csv, .jsonl or .parquet. Called again after an interruption, it goes on.",
 )
 @click.option("--fast", is_flag=True, help="Also lower precision, where 99.5 % of labels are the reference's.")
+@click.option("--trusted", is_flag=True, help="Decode here, not in child processes that a bad picture cannot leave.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON Lines: one object a picture, all probabilities.")
-def command(model: str, paths: tuple[Path, ...], top: int, out: Path | None, fast: bool, as_json: bool) -> None:
+def command(
+    model: str, paths: tuple[Path, ...], top: int, out: Path | None, fast: bool, trusted: bool, as_json: bool
+) -> None:
     """Name what is on pictures. MODEL is a model's folder, a run's name, last, or imagenet.
 
     PATHS are files, folders, zips, tars, tables with a column of paths (CSV, TSV, Parquet), and - for paths on standard
@@ -39,22 +42,25 @@ def command(model: str, paths: tuple[Path, ...], top: int, out: Path | None, fas
         opsin predict last new/ --out new.csv
         find photos -name '*.jpg' | opsin predict imagenet - --json
     """
-    from ... import classifier, errors, reports, runs, sources
+    from ... import classifier, codecs, errors, isolation, reports, runs, sources
     from . import render
 
     clf = runs.load(model)
     found = sources.gather(_expanded(paths), whole=len(paths) > 1 or Path("-") in paths)
     told = render.console(stderr=True)
     of = _work(classifier.digest(clf), paths, fast)
-    with _kept(out), reports.predictions(out, clf.classes, of=of) as table:
+    with _kept(out), reports.predictions(out, clf.classes, of=of) as table, isolation.Decoders() as children:
+        decode = codecs.decode if trusted else children.decode
         left = [name for name in found.places if name not in table.done]
         if table.done:
             told.print(f"{len(table.done):,} pictures are there from before, {len(left):,} are left")
-        choice = classifier.settle(clf, found, left, fast=fast, memory=sources.cache_dir() / "plans.json")
+        choice = classifier.settle(
+            clf, found, left, fast=fast, memory=sources.cache_dir() / "plans.json", decode=decode
+        )
         for note in choice.notes:
             told.print(note)
         lines = as_json or not out  # on standard output, which a bar would draw over
-        work = classifier.predict_store(clf, found, left, run=choice.engine)
+        work = classifier.predict_store(clf, found, left, run=choice.engine, decode=decode)
         for prediction in _told(told, work, len(left), bar=not lines):
             table.write(prediction)
             if lines:

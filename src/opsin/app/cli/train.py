@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 @click.option(
     "--group", default="", metavar="PATTERN", help="Regular expression: what in a file's path no two splits share."
 )
+@click.option("--picture", default="", metavar="COLUMN", help="Of a table: its paths, where their name does not tell.")
+@click.option("--target", default="", metavar="COLUMN", help="Of a table: its classes, where their name does not tell.")
 @click.option("--split", type=click.Path(path_type=Path), help="Use the split.csv of another run.")
+@click.option(
+    "--alike/--no-alike", default=True, help="Keep near-duplicates in one split: a quick look at each picture."
+)
 @click.option("--leaks", is_flag=True, help="Go on although test pictures are copies of training pictures.")
 @click.option("--out", default="", help="The run's folder; runs/<name>-<number> by default.")
 @click.option("--resume", default="", help="Go on with a run.")
@@ -50,7 +55,10 @@ def command(
     recipe: str,
     choices: tuple[str, ...],
     group: str,
+    picture: str,
+    target: str,
     split: Path | None,
+    alike: bool,
     leaks: bool,
     out: str,
     resume: str,
@@ -75,7 +83,7 @@ def command(
     quiet = render.console(stderr=as_json)
     how = runs.Execution(device, precision, threads, engine)
     if resume:
-        if data or recipe or choices or split or out or group or sheet or chart:
+        if any((data, recipe, choices, split, out, group, picture, target, sheet, chart)):
             raise CallError("--resume", expected="no other choices: the run has made them", received="some")
         folder = runs.find(resume)
         read, chosen = runs.reopen(folder)
@@ -84,22 +92,18 @@ def command(
             raise CallError("what to train on", expected="DATA, or --resume RUN", received="neither")
         chosen = recipes.read(recipe or "finetune").set_texts(choices)
         runs.check(chosen, how)
-        found = sources.read(data, group=group)
+        place = str(Path(data).resolve() if Path(data).exists() else data)
+        origin = runs.Origin(place, group, picture, target)
+        found = sources.read(data, group=group, picture=picture, target=target)
         if sheet:
             _show(sheet, runs.augmented(found, chosen, split=split or ""), as_json)
         if chart:
             _told(chart, render.watched(quiet, runs.find_rate(found, chosen, split=split or "", how=how)), as_json)
         if sheet or chart:
             return
-        folder = runs.create(
-            found,
-            chosen,
-            source=str(Path(data).resolve() if Path(data).exists() else data),
-            group=group,
-            out=out,
-            split=split or "",
-            leaks=leaks,
-        )
+        near = alike and not split
+        pairs = render.counted(quiet, runs.alike(found, near=near), "looking for pictures that are alike", len(found))
+        folder = runs.create(found, chosen, origin=origin, out=out, split=split or "", leaks=leaks, pairs=pairs)
         read, chosen = runs.reopen(folder, found)
     render.introduce(quiet, read, chosen, folder)
     run = render.run(quiet, folder, read, chosen, how)

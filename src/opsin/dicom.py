@@ -1,0 +1,151 @@
+"""DICOM (PS3.3, PS3.5; extra `dicom`): gray pictures of one frame, as a viewer shows them first, and whose they are.
+
+    bytes ─ header ─> limits ─ pixels ─> modality LUT ─> VOI LUT, or window, or the values' range ─> 0…255
+
+MONOCHROME1, where low is bright, is inverted. Several frames, colour, a deflated data set and transfer syntaxes that
+pydicom has no decoder for here are refused. Nothing that a file says of a person is told, logged or kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+import warnings
+from collections.abc import Callable
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+
+from .errors import PictureError
+
+PATIENT = "PatientID"  # as a group: the pictures of one patient
+DEFLATED = b"1.2.840.10008.1.2.1.99"  # would be inflated whole before anything can be known of it
+PIXELS = ["BitsAllocated", "BitsStored", "Columns", "HighBit", "ModalityLUTSequence", "NumberOfFrames",
+          "PhotometricInterpretation", "PixelData", "PixelRepresentation", "PlanarConfiguration", "RescaleIntercept",
+          "RescaleSlope", "Rows", "SamplesPerPixel", "VOILUTFunction", "VOILUTSequence", "WindowCenter",
+          "WindowWidth"]  # fmt: skip
+_ONE = threading.Lock()  # warnings.catch_warnings is not thread-safe, and pydicom's warnings quote values
+
+
+def is_dicom(head: bytes) -> bool:
+    """Whether a file begins like DICOM (PS3.10, 7.1): 128 bytes of anything, then DICM."""
+    return head[128:132] == b"DICM"
+
+
+def decode(data: bytes, check_size: Callable[[int, int], None]) -> np.ndarray:
+    """The picture of a DICOM file, uint8 `(H, W)`.
+
+    Args:
+        check_size: called with width and height before any pixel is looked at; raises where they are too large.
+
+    Raises:
+        PictureError: `unsupported-format`, `truncated`, `corrupt`, and what `check_size` raises.
+    """
+    return _quietly(lambda: _picture(_opened(data, PIXELS), check_size))
+
+
+def patient(data: bytes) -> str:
+    """A name for the patient of a DICOM file that does not tell who it is; a guess at a PatientID can be tested by it.
+
+    Raises:
+        PictureError: `no-patient` where the file names none, and what `decode` raises.
+    """
+    told = str(_quietly(lambda: _opened(data, [PATIENT])).get(PATIENT) or "").strip()
+    if not told:
+        raise PictureError("no-patient", "it has no PatientID")
+    return hashlib.sha256(told.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def _quietly(work: Callable[[], Any]) -> Any:
+    try:
+        import pydicom  # noqa: F401
+    except ImportError as error:
+        raise _unsupported("DICOM, which needs: pip install 'opsin[dicom]'") from error
+    with _ONE, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
+        try:
+            return work()
+        except (PictureError, MemoryError):
+            raise
+        except NotImplementedError as error:
+            raise _unsupported("DICOM in a compression that cannot be read here") from error
+        except EOFError as error:
+            raise PictureError("truncated", "the DICOM file ends too early") from error
+        except Exception as error:  # without its text, which may hold values
+            raise PictureError("corrupt", f"the DICOM file cannot be read: {type(error).__name__}") from None
+
+
+def _opened(data: bytes, tags: list[str]) -> Any:
+    import pydicom
+
+    if not is_dicom(data) or DEFLATED in data:
+        raise _unsupported("a deflated DICOM data set" if is_dicom(data) else "no DICOM")
+    return pydicom.dcmread(BytesIO(data), specific_tags=tags)
+
+
+def _picture(found: Any, check_size: Callable[[int, int], None]) -> np.ndarray:
+    from pydicom.pixels import apply_modality_lut
+
+    width, height = int(found.Columns), int(found.Rows)
+    check_size(width, height)
+    _refuse_others(found)
+    syntax = found.file_meta.TransferSyntaxUID
+    if not syntax.is_compressed and len(found.PixelData) < width * height * int(found.BitsAllocated) // 8:
+        raise PictureError("truncated", "the DICOM file has fewer pixels than it says")
+    shown = _shown(apply_modality_lut(_pixels(found), found), found)
+    if found.PhotometricInterpretation == "MONOCHROME1":
+        shown = 1 - shown
+    gray: np.ndarray = np.rint(255 * np.nan_to_num(shown.clip(0, 1))).astype(np.uint8)
+    return gray
+
+
+def _refuse_others(found: Any) -> None:
+    if "PixelData" not in found:
+        raise _unsupported("a DICOM file without pixels")
+    if int(found.get("NumberOfFrames") or 1) != 1:
+        raise _unsupported("DICOM of several frames")
+    if found.SamplesPerPixel != 1 or found.PhotometricInterpretation not in ("MONOCHROME1", "MONOCHROME2"):
+        raise _unsupported("DICOM in colour")
+
+
+def _pixels(found: Any) -> np.ndarray:
+    try:
+        values: np.ndarray = found.pixel_array
+    except (RuntimeError, AttributeError) as error:  # what pydicom raises where no decoder is installed
+        if found.file_meta.TransferSyntaxUID.is_compressed:
+            raise NotImplementedError from error
+        raise
+    if values.ndim != 2:
+        raise _unsupported("DICOM of several frames")
+    return values
+
+
+def _shown(values: np.ndarray, found: Any) -> np.ndarray:
+    """float64 `(H, W)`, black at 0 and white at 1 (PS3.3, C.11.2)."""
+    from pydicom.pixels import apply_voi
+
+    if found.get("VOILUTSequence"):
+        top = 2 ** int(found.VOILUTSequence[0].LUTDescriptor[2]) - 1
+        looked_up: np.ndarray = apply_voi(values, found) / top
+        return looked_up
+    values = values.astype(np.float64)
+    if found.get("WindowCenter") is None or found.get("WindowWidth") is None:
+        return (values - values.min()) / max(np.ptp(values), 1e-9)
+    centre, width = _first(found.WindowCenter), max(_first(found.WindowWidth), 1e-9)
+    kind = found.get("VOILUTFunction") or "LINEAR"
+    if kind == "SIGMOID":
+        return 1 / (1 + np.exp((-4 * (values - centre) / width).clip(-700, 700)))
+    if kind == "LINEAR":
+        centre, width = centre - 0.5, max(width - 1, 1e-9)
+    return (values - centre) / width + 0.5
+
+
+def _first(value: Any) -> float:
+    return float(value if isinstance(value, int | float) else value[0])
+
+
+def _unsupported(what: str) -> PictureError:
+    return PictureError("unsupported-format", "this kind of picture is not read", received=what)

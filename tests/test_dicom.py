@@ -1,0 +1,144 @@
+"""DICOM, made with pydicom: windows, tables, inverted gray, patients, and what is refused."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from opsin import codecs, isolation, sources
+from opsin.errors import DataError, PictureError
+
+pydicom = pytest.importorskip("pydicom", reason="needs the extra dicom")
+
+VALUES = np.arange(0, 4096, 16, dtype=np.uint16).reshape(16, 16)
+
+
+def made(values: np.ndarray = VALUES, syntax: str = "1.2.840.10008.1.2.1", **tags: object) -> bytes:
+    from pydicom.dataset import FileDataset, FileMetaDataset
+
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID, meta.MediaStorageSOPClassUID = pydicom.uid.UID(syntax), pydicom.uid.UID("1.2.3")
+    meta.MediaStorageSOPInstanceUID = pydicom.uid.UID("1.2.3.4")
+    found = FileDataset("", {}, file_meta=meta, preamble=bytes(128))
+    usual = {"PatientName": "Doe^Jane", "PatientID": "4711", "SamplesPerPixel": 1, "BitsAllocated": 16, "BitsStored": 12,
+             "HighBit": 11, "PixelRepresentation": 0, "PhotometricInterpretation": "MONOCHROME2",
+             "Rows": values.shape[-2], "Columns": values.shape[-1]}  # fmt: skip
+    for name, value in {**usual, **tags}.items():
+        setattr(found, name, value)
+    found.add_new("PixelData", "OW", values.tobytes())
+    file = io.BytesIO()
+    found.save_as(file, enforce_file_format=True)
+    return file.getvalue()
+
+
+def gray(data: bytes) -> np.ndarray:
+    picture = codecs.decode(data)
+    assert (picture[..., :1] == picture).all()
+    return picture[..., 0]
+
+
+def code(data: bytes) -> str:
+    with pytest.raises(PictureError) as caught:
+        codecs.decode(data)
+    assert "4711" not in str(caught.value)
+    assert "Doe" not in str(caught.value)
+    return caught.value.code
+
+
+def test_the_window_is_the_standards_line() -> None:
+    found = gray(made(WindowCenter=2048, WindowWidth=1024))
+    expected = ((VALUES - 2047.5) / 1023 + 0.5).clip(0, 1) * 255  # PS3.3, C.11.2.1.2.1
+    np.testing.assert_array_equal(found, np.rint(expected))
+    several = gray(made(WindowCenter=[2048, 10], WindowWidth=[1024, 10]))
+    np.testing.assert_array_equal(several, found)
+
+
+def test_without_a_window_the_values_range_is_shown_and_monochrome1_is_inverted() -> None:
+    found = gray(made())
+    assert (found.min(), found.max()) == (0, 255)
+    np.testing.assert_array_equal(gray(made(PhotometricInterpretation="MONOCHROME1")), 255 - found)
+    assert gray(made(np.zeros((16, 16), np.uint16))).max() == 0
+
+
+def test_rescaling_comes_before_the_window() -> None:
+    tags = {"PixelRepresentation": 1, "BitsStored": 16, "HighBit": 15, "RescaleSlope": 2, "RescaleIntercept": -10}
+    window = {"WindowCenter": 0, "WindowWidth": 100, "VOILUTFunction": "LINEAR_EXACT"}
+    signed = made(VALUES.astype(np.int16) - np.int16(1024), **tags, **window)
+    expected = (((VALUES.astype(float) - 1024) * 2 - 10) / 100 + 0.5).clip(0, 1) * 255
+    np.testing.assert_array_equal(gray(signed), np.rint(expected))
+    soft = gray(made(WindowCenter=2048, WindowWidth=1024, VOILUTFunction="SIGMOID"))
+    np.testing.assert_array_equal(soft, np.rint(255 / (1 + np.exp(-4 * (VALUES.astype(float) - 2048) / 1024))))
+
+
+def test_a_table_of_values_goes_before_the_window() -> None:
+    from pydicom.dataset import Dataset
+
+    item = Dataset()
+    item.add_new("LUTDescriptor", "US", [4096, 0, 16])
+    item.add_new("LUTData", "OW", (np.arange(4096, dtype=np.uint16) * 16).tobytes())
+    found = gray(made(VOILUTSequence=[item], WindowCenter=1, WindowWidth=1))
+    np.testing.assert_array_equal(found, np.rint(255 * (VALUES * 16.0) / 65535))
+
+
+def test_what_is_no_gray_picture_of_one_frame_is_refused() -> None:
+    assert code(made(np.stack([VALUES, VALUES]), NumberOfFrames=2)) == "unsupported-format"
+    assert code(made(SamplesPerPixel=3, PhotometricInterpretation="RGB")) == "unsupported-format"
+    assert code(made(syntax="1.2.840.10008.1.2.1.99")) == "unsupported-format"
+    assert code(made(Rows=60_000, Columns=60_000)) == "too-many-pixels"
+    assert code(made(Rows=17)) == "truncated"
+    jpeg = made().replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.4.80"[:20])
+    assert code(jpeg[:200]) in {"unsupported-format", "truncated", "corrupt"}
+
+
+def damaged(data: bytes) -> Iterator[bytes]:
+    rng = np.random.default_rng(0)
+    for number in range(60):
+        changed = bytearray(data[: len(data) if number % 3 else int(rng.integers(132, len(data)))])
+        for place in rng.integers(132, len(changed) if number % 2 else min(len(changed), 400), 3):
+            changed[place] ^= 1 << int(rng.integers(0, 8))
+        yield bytes(changed)
+
+
+def answer(decode: Callable[[bytes], np.ndarray], data: bytes) -> str:
+    try:
+        return f"picture {decode(data).shape}"
+    except PictureError as error:
+        return error.code
+
+
+def test_damage_becomes_a_code(capsys) -> None:
+    answers = {answer(codecs.decode, data) for data in damaged(made(WindowCenter=2048, WindowWidth=1024))}
+    assert "picture (16, 16, 3)" in answers
+    assert {found for found in answers if not found.startswith("picture")} <= {*codecs.CODES}
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.skipif(not Path(pydicom.__file__).is_relative_to(sys.prefix), reason="the child looks there")
+def test_a_child_answers_alike() -> None:
+    data = made(WindowCenter=2048, WindowWidth=1024)
+    with isolation.Decoder() as decoder:
+        for each in (data, *damaged(data)):
+            assert answer(decoder.decode, each) == answer(codecs.decode, each)
+        assert decoder.started == 1
+
+
+def test_patients_are_groups_that_do_not_tell_who_they_are(tmp_path) -> None:
+    for number in range(8):
+        place = tmp_path / "set" / "ab"[number % 2] / f"{number}.dcm"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(made(VALUES + number, PatientID=f"47{number // 4}"))
+    plain = sources.read(tmp_path / "set")
+    assert any("--group PatientID" in note for note in plain.notes)
+    data = sources.read(tmp_path / "set", group="PatientID")
+    groups = [record.group for record in sorted(data.records, key=lambda record: record.key[-5])]
+    assert len(set(groups[:4])) == len(set(groups[4:])) == 1
+    assert groups[0] != groups[4]
+    assert not any("470" in str(group) for group in groups)
+    (tmp_path / "set" / "a" / "0.dcm").write_bytes(made(PatientID=""))
+    with pytest.raises(DataError, match=r"0\.dcm"):
+        sources.read(tmp_path / "set", group="PatientID")
