@@ -149,7 +149,7 @@ def _read(text: str) -> tuple[Op, dict[str, Any]]:
     name, texts = split_text(text)
     operation = find(name)
     known = {parameter.name: parameter for parameter in operation.parameters}
-    _check_names(operation, texts, known)
+    check_names(operation, texts, known)
     return operation, {key: params.read_text(known[key], value) for key, value in texts.items()}
 
 
@@ -159,11 +159,12 @@ def _table(table: Mapping[str, Any]) -> tuple[Op, dict[str, Any]]:
 
 
 def _step(operation: Op, given: Mapping[str, Any]) -> Step:
-    _check_names(operation, given, [parameter.name for parameter in operation.parameters])
+    check_names(operation, given, [parameter.name for parameter in operation.parameters])
     return Step(operation.name, operation.settings(given))
 
 
-def _check_names(operation: Op, given: Iterable[str], known: Iterable[str]) -> None:
+def check_names(operation: Op, given: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse parameters that an operation does not have. Raises CallError."""
     for name in given:
         if name not in known:
             raise unknown(f"parameter of {operation.name}", name, known)

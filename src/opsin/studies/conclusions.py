@@ -1,0 +1,150 @@
+"""What a study allows to conclude, in plain words, and what it does not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from . import Row, Study
+
+
+def sentences(found: Study) -> list[str]:
+    """The conclusions of a study, one after the other."""
+    said = [
+        f"{found.n:,} pictures ({found.part}); as they are, accuracy is {found.original.accuracy} "
+        f"and confidence {found.original.confidence:.3f}."
+    ]
+    if found.corruptions:
+        said += _of_corruptions(found)
+    elif not found.moving:
+        said += [f"With {row.name}: {_verdict(row)}" for row in found.rows]
+    else:
+        said += _of_range(found)
+    if found.refused:
+        said.append(f"{len(found.refused):,} pictures are not counted: {found.refused[0].reason}")
+    return [*said, _caution(found)]
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:.1f} points"
+
+
+def _verdict(row: Row) -> str:
+    """Whether accuracy is shown to be another with this change, and what it may have lost or won."""
+    assert row.difference
+    within = f"[{100 * row.difference.low:+.1f}, {100 * row.difference.high:+.1f}]"
+    measured = (
+        f"{100 * row.difference.value:+.1f} points {within}, and {row.agreement:.1%} of answers stay as they were"
+    )
+    word = {
+        1: "accuracy is shown to be higher",
+        -1: "accuracy is shown to be lower",
+        0: "no difference of accuracy is shown",
+    }
+    return f"{word[row.shown]}: {measured}."
+
+
+def _of_range(found: Study) -> list[str]:
+    name = found.moving
+    said = []
+    for shown, words in (
+        (0, "is not shown to differ from the original's"),
+        (-1, "is shown to be lower"),
+        (1, "is shown to be higher"),
+    ):
+        at = [row.shown == shown for row in found.rows]
+        if any(at):
+            said.append(f"Accuracy {words} at {name} {_runs(found.rows, at)}.")
+    return [*said, *_smallest(found)]
+
+
+def _runs(rows: Sequence[Row], at: Sequence[bool]) -> str:
+    """The values of the rows that are meant, neighbours drawn together: `5, 25 to 95`."""
+    parts: list[list[str]] = []
+    for row, meant, before in zip(rows, at, (False, *at)):
+        if meant and not before:
+            parts.append([])
+        if meant:
+            parts[-1].append(text(row.value))
+    return ", ".join(part[0] if len(part) == 1 else f"{part[0]} to {part[-1]}" for part in parts)
+
+
+def text(value: Any) -> str:
+    """A parameter's value as people write it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def chance(p: float | None) -> str:
+    """A p as people write it; nothing where there is none."""
+    return "" if p is None else f"{p:.3f}" if p >= 0.0005 else "< 0.001"
+
+
+def smallest(found: Study) -> Row | None:
+    """The row of the fewest bytes such that no row of as many or more is shown to be lower; None without bytes."""
+    sized = sorted((row for row in found.rows if row.bytes is not None), key=lambda row: -(row.bytes or 0))
+    best = None
+    for row in sized:
+        if row.shown < 0:
+            break
+        best = row
+    return best
+
+
+def _smallest(found: Study) -> list[str]:
+    row = smallest(found)
+    if row is None or not row.bytes or row.difference is None:
+        return []
+    share = f" ({row.bytes / found.original.bytes:.0%} of the original's)" if found.original.bytes else ""
+    lost = max(0.0, -row.difference.low)
+    return [
+        f"So pictures may be compressed down to {found.moving} {text(row.value)}, {row.bytes / 1000:,.1f} kB each{share}, before a loss "
+        f"is shown; a loss of up to {_points(lost)} there is not ruled out, and {row.agreement:.1%} of answers stay as they were."
+    ]
+
+
+def kinds(found: Study) -> dict[str, list[Row]]:
+    """The rows of each corruption, by severity."""
+    made: dict[str, list[Row]] = {}
+    for row in found.rows:
+        made.setdefault(row.name, []).append(row)
+    return made
+
+
+def mean(rows: Sequence[Row]) -> float:
+    """Mean accuracy of some rows."""
+    return float(np.mean([row.accuracy.value for row in rows]))
+
+
+def _of_corruptions(found: Study) -> list[str]:
+    clean, each = found.original.accuracy.value, kinds(found)
+    whole = mean(found.rows)
+    order = sorted(each, key=lambda name: mean(each[name]))
+    worst = min(found.rows, key=lambda row: row.accuracy.value)
+    relative = f", {whole / clean:.0%} of that" if clean else ""
+    harmless = [name for name in each if not any(row.shown < 0 for row in each[name])]
+    said = [
+        f"Over {len(each)} corruptions at {len(found.rows) // len(each)} severities, accuracy is {whole:.3f} on average{relative}.",
+        f"The worst kinds are {', '.join(f'{name} ({mean(each[name]):.3f})' for name in order[:3])}; "
+        f"the worst of all is {worst.name} at severity {worst.value}: {worst.accuracy}.",
+    ]
+    if harmless:
+        said.append(f"At no severity a loss is shown for {', '.join(harmless)}.")
+    return [
+        *said,
+        "The textures of snow, frost and fog are opsin's own: these figures are not those of published tables (mCE).",
+    ]
+
+
+def _caution(found: Study) -> str:
+    several = len(found.rows) > 1
+    if found.grouped:
+        rows = f" With {len(found.rows)} rows, one in twenty looks different by chance alone." if several else ""
+        return f"Shown means: the 95 % interval of whole groups leaves no difference out.{rows} Not shown is not the same as equal."
+    corrected = f", corrected for {len(found.rows)} rows (Holm)" if several else ""
+    single = " Intervals are of each row alone." if several else ""
+    return f"Shown means: p < 0.05 in McNemar's test of the same pictures{corrected}.{single} Not shown is not the same as equal."
