@@ -10,7 +10,7 @@ import dataclasses
 import math
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from operator import attrgetter
 from typing import Any, Literal, TypeVar
@@ -32,7 +32,7 @@ class Parameter:
     choices: tuple[str, ...]
     bounds: str  # "≥ 0, ≤ 1", for people; pydantic enforces the declaration itself
     doc: str
-    interval: Interval = Interval()
+    interval: Interval = field(default_factory=Interval, compare=False)  # the same bounds, for programs
 
     @property
     def leaf(self) -> str:

@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import cache, classifier, codecs, comparison, errors, evaluation, preprocessing
+from .. import cache, classifier, codecs, comparison, errors, evaluation, preprocessing, sources
 from ..classifier import Classifier
 from ..comparison import Difference
+from ..engines import Engine
 from ..metrics import rates
 from ..runs import scoring
 from ..vocabulary import Dataset, Event, Record, Refusal, Score, finished
@@ -74,7 +75,7 @@ class Study:
         moving: what moves from row to row, such as `jpeg quality`, or "" where nothing does.
         part: of the data: test, val, train, all.
         grouped: whether records come in groups, which intervals then count.
-        original: the answers without any change, which are those of `opsin evaluate`.
+        original: the answers without any change, those of `opsin evaluate`.
         rows: a change each.
         refused: pictures that could not be read, or changed as asked; no row counts them.
     """
@@ -166,6 +167,9 @@ class _Answers:
 
 def _answered(clf: Classifier, data: Dataset, rows: Sequence[Change]) -> Generator[Event, None, _Answers]:
     shape = (len(rows) + 1, len(data))
+    keys = [record.key for record in data.records] * shape[0]
+    choice = classifier.settle(clf, data.store, keys, memory=sources.cache_dir() / "plans.json")
+    yield from (Event("notice", 0, 0, {"text": note}) for note in choice.notes)
     found = _Answers(np.zeros(shape, np.int64), np.zeros(shape), np.full(shape, np.nan), [None] * len(data))
     with ThreadPoolExecutor(cache.THREADS) as pool:
         for start in range(0, len(data), AT_ONCE):
@@ -174,7 +178,7 @@ def _answered(clf: Classifier, data: Dataset, rows: Sequence[Change]) -> Generat
             opened = list(pool.map(lambda record: _opened(data, record), records))
             for row, change in enumerate((None, *rows)):
                 made = pool.map(lambda pair: _made(clf, change, *pair), zip(records, opened))  # noqa: B023
-                _answer(clf, found, row, places, list(made))
+                _answer(clf, choice.engine, found, row, places, list(made))
             yield Event("progress", 0, 0, {"what": "pictures", "done": places.stop, "of": len(data)})
     return found
 
@@ -205,7 +209,7 @@ def _made(clf: Classifier, change: Change | None, record: Record, opened: Opened
         return Refusal(record.key, "not-possible", str(error))
 
 
-def _answer(clf: Classifier, found: _Answers, row: int, places: range, made: Sequence[Made]) -> None:
+def _answer(clf: Classifier, run: Engine, found: _Answers, row: int, places: range, made: Sequence[Made]) -> None:
     there = [(place, *item) for place, item in zip(places, made) if not isinstance(item, Refusal)]
     for place, item in zip(places, made):
         if isinstance(item, Refusal):
@@ -213,7 +217,7 @@ def _answer(clf: Classifier, found: _Answers, row: int, places: range, made: Seq
     if not there:
         return
     at, images, sizes = zip(*there)
-    probabilities = classifier.probabilities(clf, classifier.logits(clf, torch.stack(images)))
+    probabilities = classifier.probabilities(clf, run(torch.stack(images).numpy()))
     found.labels[row, at], found.confidence[row, at] = probabilities.argmax(1), probabilities.max(1)
     found.bytes[row, at] = sizes
 
