@@ -1,4 +1,4 @@
-"""The table of corruptions: reproducible, of the picture's form, stronger from severity to severity, and what they say."""
+"""The corruptions: reproducible, of the picture's form, stronger from severity to severity, refused by name."""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 
     bytes ─ load (decode, pipeline, prepare) ─> uint8 (3, S, S) ─ batch, normalise ─> float32 (B, 3, S, S)
 
-A pipeline of operations, where the model has one, is done to the whole picture before anything else. A JPEG far larger than the input is decoded at 1/2, 1/4 or 1/8 where there is no pipeline, wherever bytes become an input.
+A pipeline of operations, where the model has one, is done to the whole picture before anything else. Where it has
+none, a JPEG far larger than the input is decoded at 1/2, 1/4 or 1/8, wherever bytes become an input.
 
 By default the whole picture is squashed to a square. Cropping loses what stands at the border, and bars (letterbox)
 draw the picture's shape into its pixels, where a network can learn it as a shortcut to the class.

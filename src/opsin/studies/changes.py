@@ -109,7 +109,7 @@ def _read(text: str, steps: int) -> tuple[Op, dict[str, list[Any]]]:
 def _values(operation: Op, parameter: Parameter, texts: Sequence[str], steps: int) -> list[Any]:
     low, dots, high = texts[0].partition("..") if len(texts) == 1 else ("", "", "")
     if dots and parameter.type in (int, float):
-        return _spaced(*(params.read_text(parameter, end) for end in (low, high)), steps, parameter)
+        return _spaced(params.read_text(parameter, low), params.read_text(parameter, high), steps, parameter)
     if texts:
         return [params.read_text(parameter, text) for text in texts]
     if parameter.choices or parameter.type is bool:

@@ -28,10 +28,6 @@ def sentences(found: Study) -> list[str]:
     return [*said, _caution(found)]
 
 
-def _points(share: float) -> str:
-    return f"{100 * share:.1f} points"
-
-
 def _verdict(row: Row) -> str:
     """Whether accuracy is shown to be another with this change, and what it may have lost or won."""
     assert row.difference
@@ -100,10 +96,11 @@ def _smallest(found: Study) -> list[str]:
     if row is None or not row.bytes or row.difference is None:
         return []
     share = f" ({row.bytes / found.original.bytes:.0%} of the original's)" if found.original.bytes else ""
-    lost = max(0.0, -row.difference.low)
+    lost = 100 * max(0.0, -row.difference.low)
     return [
-        f"So pictures may be compressed down to {found.moving} {text(row.value)}, {row.bytes / 1000:,.1f} kB each{share}, before a loss "
-        f"is shown; a loss of up to {_points(lost)} there is not ruled out, and {row.agreement:.1%} of answers stay as they were."
+        f"So pictures may be compressed down to {found.moving} {text(row.value)}, {row.bytes / 1000:,.1f} kB each"
+        f"{share}, before a loss is shown; there, a loss of up to {lost:.1f} points is not ruled out, "
+        f"and {row.agreement:.1%} of answers stay as they were."
     ]
 
 
@@ -128,23 +125,21 @@ def _of_corruptions(found: Study) -> list[str]:
     relative = f", {whole / clean:.0%} of that" if clean else ""
     harmless = [name for name in each if not any(row.shown < 0 for row in each[name])]
     said = [
-        f"Over {len(each)} corruptions at {len(found.rows) // len(each)} severities, accuracy is {whole:.3f} on average{relative}.",
+        f"Over {len(each)} corruptions at {len(found.rows) // len(each)} severities, accuracy is {whole:.3f} on "
+        f"average{relative}.",
         f"The worst kinds are {', '.join(f'{name} ({mean(each[name]):.3f})' for name in order[:3])}; "
         f"the worst of all is {worst.name} at severity {worst.value}: {worst.accuracy}.",
     ]
     if harmless:
         said.append(f"At no severity a loss is shown for {', '.join(harmless)}.")
-    return [
-        *said,
-        "The textures of snow, frost and fog are opsin's own: these figures are not those of published tables (mCE).",
-    ]
+    return [*said, "Snow, frost and fog are drawn by opsin: these figures are not those of published tables (mCE)."]
 
 
 def _caution(found: Study) -> str:
-    several = len(found.rows) > 1
+    several, equal = len(found.rows) > 1, "Not shown is not the same as equal."
     if found.grouped:
-        rows = f" With {len(found.rows)} rows, one in twenty looks different by chance alone." if several else ""
-        return f"Shown means: the 95 % interval of whole groups leaves no difference out.{rows} Not shown is not the same as equal."
+        chance_ = f" Of {len(found.rows)} rows one in twenty looks different by chance alone." if several else ""
+        return f"Shown means: the 95 % interval, of whole groups, leaves no difference out.{chance_} {equal}"
     corrected = f", corrected for {len(found.rows)} rows (Holm)" if several else ""
     single = " Intervals are of each row alone." if several else ""
-    return f"Shown means: p < 0.05 in McNemar's test of the same pictures{corrected}.{single} Not shown is not the same as equal."
+    return f"Shown means: p < 0.05 in McNemar's test of the same pictures{corrected}.{single} {equal}"
