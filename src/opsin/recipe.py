@@ -39,7 +39,7 @@ class PixelChoice:
         doc("whole picture squashed; whole picture with bars; shorter side and centre crop"),
     ] = "squash"
     pipeline: Annotated[
-        str, doc("operations done to every picture first, such as 'clahe:clip=2 gamma'; or a pipeline's TOML file")
+        str, doc("operations done to every picture first, such as 'clahe:clip=2 | gamma'; or a pipeline's TOML file")
     ] = ""
 
 
@@ -186,7 +186,7 @@ def _steps(file: Path) -> str:
         raise CallError(
             f"pipeline {file}", expected="what opsin process --save-pipeline writes", received=str(error)
         ) from error
-    return " ".join(op + (":" + ",".join(settings) if settings else "") for op, settings in named)
+    return " | ".join(op + (":" + ",".join(settings) if settings else "") for op, settings in named)
 
 
 def textbook() -> Recipe:

@@ -65,7 +65,7 @@ class Pipeline:
     @property
     def text(self) -> str:
         """All steps with all of their settings: `from_text` gives the pipeline back, whatever becomes of defaults."""
-        return " ".join(step.told(step.settings) for step in self.steps)
+        return " | ".join(step.told(step.settings) for step in self.steps)
 
     def to_list(self) -> list[dict[str, Any]]:
         """Plain values, one table a step: `op` and its parameters."""
@@ -100,15 +100,15 @@ def pipeline(*steps: str | Mapping[str, Any]) -> Pipeline:
 
 
 def from_text(text: str) -> Pipeline:
-    """The pipeline of steps with spaces between them.
+    """The pipeline of steps with bars between them.
 
-    >>> from_text("clahe:clip=3 gamma").text
-    'clahe:clip=3,tiles=8 gamma:gamma=0.7'
+    >>> from_text("clahe:clip=3 | gamma").text
+    'clahe:clip=3,tiles=8 | gamma:gamma=0.7'
 
     Raises:
         CallError: as `pipeline` says.
     """
-    return pipeline(*text.split())
+    return pipeline(*text.split("|"))
 
 
 def from_toml(text: str) -> Pipeline:

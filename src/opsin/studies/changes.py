@@ -124,7 +124,7 @@ def _declared(operation: Op, parameter: Parameter, steps: int) -> list[Any]:
     high = bounds.le if bounds.le is not None else bounds.lt
     if low is None or high is None:
         raise CallError(
-            f"{operation.name}: {parameter.name} has no end", do=f"Give a range: {operation.name}:{parameter.name}=1..9"
+            f"{operation.name}: {parameter.name} has no range", do=f"List values: {operation.name}:{parameter.name}=A,B"
         )
     outside = (bounds.ge is None, bounds.le is None)
     values = _spaced(low, high, steps + sum(outside), parameter)

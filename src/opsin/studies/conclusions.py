@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..reports.page import percent
+
 if TYPE_CHECKING:
     from . import Row, Study
 
@@ -33,7 +35,7 @@ def _verdict(row: Row) -> str:
     assert row.difference
     within = f"[{100 * row.difference.low:+.1f}, {100 * row.difference.high:+.1f}]"
     measured = (
-        f"{100 * row.difference.value:+.1f} points {within}, and {row.agreement:.1%} of answers stay as they were"
+        f"{100 * row.difference.value:+.1f} points {within}, and {percent(row.agreement)} of answers stay as they were"
     )
     word = {
         1: "accuracy is shown to be higher",
@@ -95,12 +97,12 @@ def _smallest(found: Study) -> list[str]:
     row = smallest(found)
     if row is None or not row.bytes or row.difference is None:
         return []
-    share = f" ({row.bytes / found.original.bytes:.0%} of the original's)" if found.original.bytes else ""
+    share = f" ({percent(row.bytes / found.original.bytes, 0)} of the original's)" if found.original.bytes else ""
     lost = 100 * max(0.0, -row.difference.low)
     return [
         f"So pictures may be compressed down to {found.moving} {text(row.value)}, {row.bytes / 1000:,.1f} kB each"
         f"{share}, before a loss is shown; there, a loss of up to {lost:.1f} points is not ruled out, "
-        f"and {row.agreement:.1%} of answers stay as they were."
+        f"and {percent(row.agreement)} of answers stay as they were."
     ]
 
 
@@ -122,7 +124,7 @@ def _of_corruptions(found: Study) -> list[str]:
     whole = mean(found.rows)
     order = sorted(each, key=lambda name: mean(each[name]))
     worst = min(found.rows, key=lambda row: row.accuracy.value)
-    relative = f", {whole / clean:.0%} of that" if clean else ""
+    relative = f", {percent(whole / clean, 0)} of that" if clean else ""
     harmless = [name for name in each if not any(row.shown < 0 for row in each[name])]
     said = [
         f"Over {len(each)} corruptions at {len(found.rows) // len(each)} severities, accuracy is {whole:.3f} on "

@@ -92,7 +92,7 @@ def _settings(found: Study) -> Table:
             p = conclusions.chance(row.p)
         if row.bytes is not None:
             kilobytes = f"{row.bytes / 1000:,.1f}"
-            share = f"{row.bytes / found.original.bytes:.0%}" if found.original.bytes else ""
+            share = f"{100 * row.bytes / found.original.bytes:.0f} %" if found.original.bytes else ""
         table.add_row(
             name, str(row.accuracy), between, p, f"{row.confidence:.3f}", f"{row.agreement:.3f}", kilobytes, share
         )
@@ -113,7 +113,7 @@ def _corruptions(found: Study) -> Table:
                 f"{conclusions.mean([kind[place] for kind in kinds.values()]):.3f} " for place in range(len(severities))
             ]
         )
-        table.add_row(name, *each, f"{mean:.3f}", f"{mean / clean:.0%}" if clean else "")
+        table.add_row(name, *each, f"{mean:.3f}", f"{100 * mean / clean:.0f} %" if clean else "")
     return table
 
 
