@@ -118,7 +118,7 @@ def refuse_without_graph(form: str, road: Preprocessing) -> None:
     if road.pipeline:
         raise CallError(
             "--with-resize: this preprocessing has no form in a graph",
-            expected="a model without a pipeline of operations",
+            expected="a model without a pipeline",
             received=str(road.pipeline),
             do="Export without --with-resize: README.md beside the file says how to do them first",
         )

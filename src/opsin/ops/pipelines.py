@@ -175,6 +175,8 @@ def _read(text: str) -> tuple[Op, dict[str, Any]]:
 
 
 def _table(table: Mapping[str, Any]) -> tuple[Op, dict[str, Any]]:
+    if not isinstance(table, Mapping):
+        raise CallError("a step", expected="a text, or a table with its op", received=repr(table))
     operation = find(str(table.get("op", "")))
     return operation, {name: value for name, value in table.items() if name != "op"}
 
