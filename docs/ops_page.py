@@ -1,4 +1,4 @@
-"""Writes docs/ops.png, every operation on one photograph, and the tables of docs/ops.md: `python docs/ops_page.py`.
+"""Writes docs/ops.jpg, every operation on one photograph, and the tables of docs/ops.md: `python docs/ops_page.py`.
 
 The photograph is scikit-image's `astronaut` (NASA, public domain).
 """
@@ -119,8 +119,8 @@ def page(text: str) -> str:
 
 
 if __name__ == "__main__":
-    data = encoding.png(sheet(), colours=256, level=9)
-    (HERE / "ops.png").write_bytes(data)
+    data = encoding.jpeg(sheet(), quality=90, subsampling="4:4:4")  # a palette would change the colours
+    (HERE / "ops.jpg").write_bytes(data)
     file = HERE / "ops.md"
     file.write_text(page(file.read_text(encoding="utf-8")), encoding="utf-8")
-    print(f"{len(OPS)} operations, ops.png {len(data):,} bytes")
+    print(f"{len(OPS)} operations, ops.jpg {len(data):,} bytes")
