@@ -1,12 +1,15 @@
-"""What `opsin study` finds on a clothing classifier: `python bench/study.py jpeg | corruptions | clahe`.
+"""What `opsin study` finds on a clothing classifier: `python bench/study.py jpeg | clahe | corruptions`, then `page`.
 
 The classifier is that of `opsin train shared/data/clothing.zip --recipe probe`; the run is made where it is not there
-yet. Answers are to the test part, or to every n-th of it (--every n). The page is written beside the run.
+yet. Answers are to the test part, or to every n-th of it (--every n). The page is written beside the run. `page`
+puts the tables that were found into docs/study.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from opsin.runs import scoring
 from opsin.studies import conclusions, page
 from opsin.vocabulary import finished
 
+PAGE = Path(__file__).parent.parent / "docs" / "study.md"
 CLOTHING = Path(__file__).parent.parent.parent / "shared" / "data" / "clothing.zip"
 STUDIES = {
     "jpeg": {"ops": ("jpeg:quality=1,2,5,10,20,30,50,70,85,95",)},
@@ -60,13 +64,27 @@ def line(row: studies.Row) -> list[object]:
     ]
 
 
+def write_page() -> None:
+    """Put each table into its place in docs/study.md."""
+    text = PAGE.read_text(encoding="utf-8")
+    for name in STUDIES:
+        kept = json.loads((record.RESULTS / f"study-{name}.json").read_text(encoding="utf-8"))
+        table = record.markdown(kept).partition("\n\n")[2].strip()
+        begin, end = f"<!-- study-{name} -->", "<!-- end -->"
+        written = f"{begin}\n\n{table}\n\n{end}"
+        text = re.sub(f"{begin}.*?{end}", lambda _, written=written: written, text, flags=re.DOTALL)
+    PAGE.write_text(text, encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", choices=STUDIES)
+    parser.add_argument("study", choices=[*STUDIES, "page"])
     parser.add_argument("--data", type=Path, default=CLOTHING)
     parser.add_argument("--run", type=Path, default=Path("runs/study-clothing"))
     parser.add_argument("--every", type=int, default=1)
     asked = parser.parse_args()
+    if asked.study == "page":
+        return write_page()
     conditions = record.conditions("torch", "opencv-python-headless", "simplejpeg")
     data = opsin.read(asked.data)
     clf = opsin.load(asked.run) if asked.run.exists() else opsin.train(data, "probe", out=asked.run).classifier
@@ -88,6 +106,7 @@ def main() -> None:
         notes=[*conclusions.sentences(found), "* a difference from the pictures as they are is shown"],
     )
     print(page.write(found, asked.run / f"study-{asked.study}"))
+    return None
 
 
 if __name__ == "__main__":
