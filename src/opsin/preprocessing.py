@@ -125,7 +125,7 @@ def load_each(roads: Sequence[Preprocessing], data: bytes | np.ndarray) -> list[
         if by not in decoded:
             decoded[by] = codecs.decode(data, reduced=by)
         if not road.pipeline:
-            prepared.append(_fitted(road, decoded[by], sides))
+            prepared.append(prepare(road, decoded[by], sides=sides))
             continue
         if (steps := repr(road.pipeline)) not in processed:
             processed[steps] = _processed(road.pipeline, decoded[by])
