@@ -230,15 +230,25 @@ FOUND = Study("jpeg quality", "test", False, False, ORIGINAL, CURVE, ())
 
 
 def test_the_least_bytes_are_those_above_which_no_loss_is_shown() -> None:
-    assert conclusions.smallest(FOUND).value == 60
-    assert conclusions.smallest(replace(FOUND, rows=CURVE[2:3] + CURVE[4:])).value == 20
-    assert conclusions.smallest(replace(FOUND, rows=CURVE[:2])) is None
+    assert conclusions.smallest(FOUND, conclusions.not_lower).value == 60
+    assert conclusions.smallest(replace(FOUND, rows=CURVE[2:3] + CURVE[4:]), conclusions.not_lower).value == 20
+    assert conclusions.smallest(replace(FOUND, rows=CURVE[:2]), conclusions.not_lower) is None
     text = " ".join(conclusions.sentences(FOUND))
     assert "not shown to differ from the original's at jpeg quality 20, 60 to 80." in text
     assert "shown to be lower at jpeg quality 5 to 10, 40." in text
-    assert "down to jpeg quality 60, 60.0 kB each (60 % of the original's)" in text
+    assert "No loss is shown down to jpeg quality 60 (60.0 kB a picture, 60 % of the original's)" in text
     assert "up to 2.0 points is not ruled out" in text
     assert "corrected for 6 rows (Holm)" in text
+
+
+def test_a_loss_beyond_the_margin_is_ruled_out_or_not() -> None:
+    text = " ".join(conclusions.sentences(FOUND))
+    assert "A loss of more than 3 points is ruled out down to jpeg quality 60 (" in text
+    wide = tuple(replace(each, difference=replace(each.difference, low=-0.04)) for each in CURVE)
+    text = " ".join(conclusions.sentences(replace(FOUND, rows=(*wide[:5], CURVE[5]))))
+    assert "A loss of more than 3 points is ruled out down to jpeg quality 80 (" in text
+    text = " ".join(conclusions.sentences(replace(FOUND, rows=wide)))
+    assert "At no setting a loss of more than 3 points is ruled out" in text
 
 
 def test_with_and_without_is_said_as_such() -> None:
