@@ -237,7 +237,7 @@ def test_the_least_bytes_are_those_above_which_no_loss_is_shown() -> None:
     assert "not shown to differ from the original's at jpeg quality 20, 60 to 80." in text
     assert "shown to be lower at jpeg quality 5 to 10, 40." in text
     assert "No loss is shown down to jpeg quality 60 (60.0 kB a picture, 60 % of the original's)" in text
-    assert "up to 2.0 points is not ruled out" in text
+    assert "up to 2.0 points there is not ruled out" in text
     assert "corrected for 6 rows (Holm)" in text
 
 
