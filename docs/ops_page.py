@@ -1,4 +1,6 @@
-"""Writes docs/ops.png, every operation on one photograph, and the tables of docs/ops.md: `python docs/ops_page.py`.
+"""Writes docs/ops.jpg, every operation on one photograph, and the tables of docs/ops.md: `python docs/ops_page.py`.
+
+And docs/images/corruptions.jpg, every corruption on the same photograph.
 
 The photograph is scikit-image's `astronaut` (NASA, public domain).
 """
@@ -14,6 +16,7 @@ import numpy as np
 import skimage
 
 from opsin import codecs, encoding, ops
+from opsin.corruptions import CORRUPTIONS, corrupt, generator
 from opsin.ops import OPS, Op
 from opsin.params import Parameter
 
@@ -84,7 +87,23 @@ def tile(picture: np.ndarray, caption: str) -> np.ndarray:
 def sheet() -> np.ndarray:
     """uint8 (H, W, 3): the photograph, then every operation of the table."""
     photo = photograph()
-    tiles = [tile(photo, "the photograph"), *(tile(*shown(op, photo)) for op in OPS.values())]
+    return joined([tile(photo, "the photograph"), *(tile(*shown(op, photo)) for op in OPS.values())])
+
+
+def corrupted() -> np.ndarray:
+    """uint8 (H, W, 3): each corruption at severities 1, 3 and 5."""
+    photo = ops.resize(photograph(), side=224)
+    return joined(
+        [
+            tile(corrupt(photo, name, severity, generator(0, "astronaut", name)), f"{name} {severity}")
+            for name in CORRUPTIONS
+            for severity in (1, 3, 5)
+        ]
+    )
+
+
+def joined(tiles: list[np.ndarray]) -> np.ndarray:
+    """Tiles in rows of COLUMNS."""
     tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % COLUMNS)
     grown = [np.pad(each, ((4, 2), (4, 4), (0, 0)), constant_values=255) for each in tiles]
     rows = [np.concatenate(grown[start : start + COLUMNS], axis=1) for start in range(0, len(grown), COLUMNS)]
@@ -119,8 +138,9 @@ def page(text: str) -> str:
 
 
 if __name__ == "__main__":
-    data = encoding.png(sheet(), colours=256, level=9)
-    (HERE / "ops.png").write_bytes(data)
+    for name, picture in (("ops.jpg", sheet()), ("images/corruptions.jpg", corrupted())):
+        data = encoding.jpeg(picture, quality=90, subsampling="4:4:4")  # a palette would change the colours
+        (HERE / name).write_bytes(data)
+        print(f"{name} {len(data):,} bytes")
     file = HERE / "ops.md"
     file.write_text(page(file.read_text(encoding="utf-8")), encoding="utf-8")
-    print(f"{len(OPS)} operations, ops.png {len(data):,} bytes")

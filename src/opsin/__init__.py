@@ -29,6 +29,7 @@ _PLACES = {
     "read": "sources",
     "save": "artefact",
     "split": "splits",
+    "study": "studies",
     "train": "runs",
 }
 
@@ -51,6 +52,7 @@ __all__ = [
     "read",
     "save",
     "split",
+    "study",
     "train",
 ]
 
@@ -63,6 +65,7 @@ if TYPE_CHECKING:
     from .runs import Run, evaluate, events, load, train
     from .sources import read
     from .splits import split
+    from .studies import study
     from .vocabulary import Dataset, Event, Prediction, Record, Scores
 
 

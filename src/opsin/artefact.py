@@ -216,7 +216,7 @@ def card(clf: Classifier) -> str:
         f"{' …' if len(clf.classes) > 50 else ''}.",
         "",
         f"Network: {clf.spec.name if clf.spec else 'its maker’s own module'}, {clf.preprocessing.size} px, "
-        f"{clf.preprocessing.fit}.",
+        f"{clf.preprocessing.fit}{f', after {clf.preprocessing.pipeline}' if clf.preprocessing.pipeline else ''}.",
         "",
     ]
     for split, scores in facts.get("scores", {}).items():

@@ -10,12 +10,12 @@ import dataclasses
 import math
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from operator import attrgetter
 from typing import Any, Literal, TypeVar
 
-from annotated_types import BaseMetadata, DocInfo, GroupedMetadata
+from annotated_types import BaseMetadata, DocInfo, GroupedMetadata, Interval
 
 from .errors import CallError, unknown
 
@@ -32,6 +32,7 @@ class Parameter:
     choices: tuple[str, ...]
     bounds: str  # "≥ 0, ≤ 1", for people; pydantic enforces the declaration itself
     doc: str
+    interval: Interval = field(default_factory=Interval, compare=False)  # the same bounds, for programs
 
     @property
     def leaf(self) -> str:
@@ -42,17 +43,18 @@ class Parameter:
 _SIGNS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
 
 
-def _bounds(metadata: tuple[Any, ...]) -> str:
+def _interval(metadata: tuple[Any, ...]) -> Interval:
+    """All bounds that are declared, as one."""
     flat: list[Any] = []
     for item in metadata:
         flat.extend(item if isinstance(item, GroupedMetadata) else [item])
-    return ", ".join(
-        f"{sign} {_number(getattr(item, word))}"
-        for item in flat
-        if isinstance(item, BaseMetadata)
-        for word, sign in _SIGNS.items()
-        if hasattr(item, word)
-    )
+    bounds = [item for item in flat if isinstance(item, BaseMetadata)]
+    return Interval(**{word: getattr(item, word) for item in bounds for word in _SIGNS if hasattr(item, word)})
+
+
+def _bounds(interval: Interval) -> str:
+    found = {sign: getattr(interval, word) for word, sign in _SIGNS.items()}
+    return ", ".join(f"{sign} {_number(bound)}" for sign, bound in found.items() if bound is not None)
 
 
 def _number(bound: float) -> str:
@@ -66,7 +68,8 @@ def _parameter(name: str, hint: Any, default: Any) -> Parameter:
     doc = next((item.documentation for item in metadata if isinstance(item, DocInfo)), "")
     kind = str if choices else inner
     assert kind in (bool, int, float, str), f"{name}: a parameter is a plain value, not {inner}"
-    return Parameter(name, kind, default, tuple(choices), _bounds(metadata), doc)
+    interval = _interval(metadata)
+    return Parameter(name, kind, default, tuple(choices), _bounds(interval), doc, interval)
 
 
 @cache

@@ -1,8 +1,9 @@
 """The one deterministic path, picture → network input, of validation, evaluation, prediction, export: of everything.
 
-    bytes ─ load (decode, prepare) ─> uint8 (3, S, S) ─ batch, normalise ─> float32 (B, 3, S, S)
+    bytes ─ load (decode, pipeline, prepare) ─> uint8 (3, S, S) ─ batch, normalise ─> float32 (B, 3, S, S)
 
-A JPEG far larger than the input is decoded at 1/2, 1/4 or 1/8, wherever bytes become an input: it is the same road.
+A pipeline of operations, where the model has one, is done to the whole picture before anything else. Where it has
+none, a JPEG far larger than the input is decoded at 1/2, 1/4 or 1/8, wherever bytes become an input.
 
 By default the whole picture is squashed to a square. Cropping loses what stands at the border, and bars (letterbox)
 draw the picture's shape into its pixels, where a network can learn it as a shortcut to the class.
@@ -21,8 +22,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from . import codecs
-from .errors import ModelError
+from . import codecs, ops
+from .errors import CallError, ModelError, PictureError
+from .ops import Pipeline
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -44,6 +46,7 @@ class Preprocessing:
         mean, std: a channel each, of values in 0…1.
         interpolation: always antialiased.
         crop_fraction: used by `crop` only.
+        pipeline: what is done to every picture first; only operations that make an image of an image.
     """
 
     size: int
@@ -52,9 +55,23 @@ class Preprocessing:
     std: tuple[float, ...] = IMAGENET_STD
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     crop_fraction: float = 0.875
+    pipeline: Pipeline | None = None
+
+    def __post_init__(self) -> None:
+        """Raises CallError for a pipeline that has no place here."""
+        for step in self.pipeline.steps if self.pipeline else ():
+            if step.op.kind != "image":
+                raise CallError(
+                    f"{step.name} makes {step.op.kind} of a picture, so it cannot be part of a model's preprocessing",
+                    expected="operations that make an image of an image",
+                    do="See: opsin list ops",
+                )
 
     def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        """Plain values; without a pipeline nothing is said of one, so that models without one stay as they were."""
+        values = dataclasses.asdict(dataclasses.replace(self, pipeline=None))
+        del values["pipeline"]
+        return values | ({"pipeline": self.pipeline.to_list()} if self.pipeline else {})
 
 
 def from_dict(values: dict[str, Any]) -> Preprocessing:
@@ -64,9 +81,12 @@ def from_dict(values: dict[str, Any]) -> Preprocessing:
         ModelError: for unknown or missing values, and for those that no Preprocessing can have.
     """
     try:
-        made = Preprocessing(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+        steps = ops.pipeline(*values["pipeline"]) if "pipeline" in values else None
+        made = Preprocessing(
+            **{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"]), "pipeline": steps}
+        )
         sound = _is_sound(made)
-    except (TypeError, KeyError) as error:
+    except (TypeError, KeyError, CallError) as error:
         raise ModelError("preprocessing", expected="what opsin wrote", received=str(error)) from error
     if not sound:
         raise ModelError("preprocessing", expected="what opsin wrote", received=values)
@@ -104,14 +124,27 @@ def load_each(
 ) -> list[Tensor]:
     """What `load` gives by each of `roads`; decoded once where they take the same reduction. Raises what it does."""
     decoded: dict[int, np.ndarray] = {}
+    processed: dict[str, np.ndarray] = {}
     prepared = []
     sides = codecs.sides(data)
     for road in roads:
-        by = _reduction(road, *sides) if sides else 1
+        by = _reduction(road, *sides) if sides and not road.pipeline else 1
         if by not in decoded:
             decoded[by] = decode(data, reduced=by)
-        prepared.append(prepare(road, decoded[by], sides=sides))
+        if not road.pipeline:
+            prepared.append(prepare(road, decoded[by], sides=sides))
+            continue
+        if (steps := repr(road.pipeline)) not in processed:
+            processed[steps] = _processed(road.pipeline, decoded[by])
+        prepared.append(_fitted(road, processed[steps]))
     return prepared
+
+
+def _processed(pipeline: Pipeline, picture: np.ndarray) -> np.ndarray:
+    try:
+        return pipeline(picture)  # type: ignore[no-any-return]
+    except CallError as error:  # not of this picture: a crop that is larger than it, say
+        raise PictureError("not-possible", str(error)) from error
 
 
 def _reduction(preprocessing: Preprocessing, shorter: int, longer: int) -> int:
@@ -122,13 +155,19 @@ def _reduction(preprocessing: Preprocessing, shorter: int, longer: int) -> int:
 
 
 def prepare(preprocessing: Preprocessing, picture: np.ndarray, *, sides: tuple[int, int] | None = None) -> Tensor:
-    """One picture, uint8 `(H, W, 3)`, to uint8 `(3, S, S)`: all of the geometry, none of the normalisation.
+    """One picture, uint8 `(H, W, 3)`, to uint8 `(3, S, S)`: pipeline and all of the geometry, no normalisation.
 
     Args:
         sides: the shorter and the longer side that `picture` had before it was reduced, which rounded them.
 
-    The result's memory is channels last, and its own.
+    The result's memory is channels last, and its own. Raises PictureError where the pipeline cannot be done.
     """
+    if preprocessing.pipeline:
+        return _fitted(preprocessing, _processed(preprocessing.pipeline, picture))
+    return _fitted(preprocessing, picture, sides)
+
+
+def _fitted(preprocessing: Preprocessing, picture: np.ndarray, sides: tuple[int, int] | None = None) -> Tensor:
     image = torch.from_numpy(picture).permute(2, 0, 1)
     if preprocessing.fit == "squash":
         return _resize(image, preprocessing.size, preprocessing.size, preprocessing)

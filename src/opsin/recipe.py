@@ -38,6 +38,9 @@ class PixelChoice:
         Literal["squash", "letterbox", "crop"],
         doc("whole picture squashed; whole picture with bars; shorter side and centre crop"),
     ] = "squash"
+    pipeline: Annotated[
+        str, doc("operations done to every picture first, such as 'clahe:clip=2 | gamma'; or a pipeline's TOML file")
+    ] = ""
 
 
 @dataclass(frozen=True)
@@ -152,6 +155,8 @@ class Recipe:
             if not equals:
                 raise CallError("--set", expected="name=value", received=repr(assignment))
             parameter = params.find(Recipe, name.strip())
+            if parameter.name == "pixels.pipeline" and text.endswith(".toml"):
+                text = _steps(Path(text))
             changes[parameter.name] = params.read_text(parameter, text)
         return params.changed(self, changes)
 
@@ -162,6 +167,26 @@ class Recipe:
         import tomli_w
 
         return tomli_w.dumps(self.to_dict())
+
+
+def _steps(file: Path) -> str:
+    """The steps of a pipeline's TOML file as one text, so that a recipe does not depend on the file.
+
+    Raises:
+        CallError: when there is no such file, or it holds something else.
+    """
+    words = {True: "yes", False: "no"}
+    try:
+        steps = tomllib.loads(file.read_text(encoding="utf-8"))["step"]
+        named = [
+            (step.pop("op"), [f"{k}={words[v] if isinstance(v, bool) else v}" for k, v in step.items()])
+            for step in steps
+        ]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CallError(
+            f"pipeline {file}", expected="what opsin process --save-pipeline writes", received=str(error)
+        ) from error
+    return " | ".join(op + (":" + ",".join(settings) if settings else "") for op, settings in named)
 
 
 def textbook() -> Recipe:

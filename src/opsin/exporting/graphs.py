@@ -112,8 +112,16 @@ def refuse_without_graph(form: str, road: Preprocessing) -> None:
     """Refuse to resize inside the graph where that cannot be done.
 
     Raises:
-        CallError: for bars and centre crops, whose sizes depend on each picture's, and for forms that do not resize.
+        CallError: for bars and centre crops, whose sizes depend on each picture's, for a pipeline of operations, which
+            no graph holds, and for forms that do not resize.
     """
+    if road.pipeline:
+        raise CallError(
+            "--with-resize: this preprocessing has no form in a graph",
+            expected="a model without a pipeline",
+            received=str(road.pipeline),
+            do="Export without --with-resize: README.md beside the file says how to do them first",
+        )
     if not FORMS[form].resizes:
         able = ", ".join(name for name, each in FORMS.items() if each.resizes)
         raise CallError(f"--with-resize has no form in {form}", expected=able, received=form)

@@ -27,6 +27,7 @@ def text(clf: Classifier, file: str, to: str, resize: bool, parity: str) -> str:
         "",
         f"Measured when it was written, beside torch in fp32: {parity}.",
         "",
+        *_first(road),
         "## Python",
         "",
         f"`pip install {PIP[to]} numpy Pillow`, then `python` these lines with pictures' paths:",
@@ -45,6 +46,21 @@ def text(clf: Classifier, file: str, to: str, resize: bool, parity: str) -> str:
                 "",
             ]
     return "\n".join([*lines, *CAVEATS, ""])
+
+
+def _first(road: Preprocessing) -> list[str]:
+    """How to do what no graph holds."""
+    if not road.pipeline:
+        return []
+    steps = " ".join(f"--op {step.told(step.settings)}" for step in road.pipeline.steps)
+    return [
+        "Pictures first go through operations that are not inside. The lines below take the PNGs that this writes:",
+        "",
+        "```sh",
+        f"opsin process IN OUT {steps}",
+        "```",
+        "",
+    ]
 
 
 PIP = {"onnx": "onnxruntime", "openvino": "openvino", "torch": "torch"}

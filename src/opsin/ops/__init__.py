@@ -35,19 +35,19 @@ from .enhancement import (
 from .filters import box, canny, closing, dilate, erode, gaussian, laplacian, opening, sobel, top_hat
 from .geometry import affine, centre_crop, crop, flip, letterbox, pad, perspective, resize, rotate, translate
 from .labels import Measures, cut_out, from_rle, measures, overlay, to_rle
-from .pipelines import Pipeline, Step, find, from_toml, load, pipeline, split_text
+from .pipelines import Pipeline, Step, find, from_text, from_toml, load, pipeline, split_text
 from .quality import clipped, entropy, exposure, noise, psnr, sharpness, ssim
 from .segmentation import adaptive, components, connected, grabcut, kmeans, multi_otsu, otsu, slic, watershed
 from .table import FAMILIES, OPS
 
 __all__ = [
-    "FAMILIES", "OPS", "Measures", "Op", "Pipeline", "Rate", "Step",
-    "adaptive", "affine", "autocontrast", "avif", "bilateral", "box", "brightness", "canny", "centre_crop", "clahe",
-    "clipped", "closing", "components", "connected", "contrast", "crop", "cut_out", "dilate", "entropy", "equalise",
-    "erode", "exposure", "find", "flip", "from_rle", "from_toml", "gamma", "gaussian", "grabcut", "gray", "hsv",
-    "invert", "jpeg", "kmeans", "lab", "laplacian", "letterbox", "load", "match_histogram", "measures", "median",
-    "multi_otsu", "noise", "non_local_means", "normalise", "opening", "otsu", "overlay", "pad", "perspective",
-    "pipeline", "png", "posterise", "psnr", "rate_distortion", "reopened", "resize", "rotate", "sharpen", "sharpness",
-    "slic", "sobel", "split_text", "ssim", "to_rle", "top_hat", "total_variation", "translate", "unsharp_mask",
-    "watershed", "webp", "white_balance",
+    "FAMILIES", "OPS", "Measures", "Op", "Pipeline", "Rate", "Step", "adaptive", "affine", "autocontrast", "avif",
+    "bilateral", "box", "brightness", "canny", "centre_crop", "clahe", "clipped", "closing", "components",
+    "connected", "contrast", "crop", "cut_out", "dilate", "entropy", "equalise", "erode", "exposure", "find",
+    "flip", "from_rle", "from_text", "from_toml", "gamma", "gaussian", "grabcut", "gray", "hsv", "invert", "jpeg",
+    "kmeans", "lab", "laplacian", "letterbox", "load", "match_histogram", "measures", "median", "multi_otsu",
+    "noise", "non_local_means", "normalise", "opening", "otsu", "overlay", "pad", "perspective", "pipeline", "png",
+    "posterise", "psnr", "rate_distortion", "reopened", "resize", "rotate", "sharpen", "sharpness", "slic", "sobel",
+    "split_text", "ssim", "to_rle", "top_hat", "total_variation", "translate", "unsharp_mask", "watershed", "webp",
+    "white_balance",
 ]  # fmt: skip

@@ -32,7 +32,11 @@ class Step:
 
     def __str__(self) -> str:
         defaults = {parameter.name: parameter.default for parameter in self.op.parameters}
-        told = [f"{name}={_text(value)}" for name, value in self.settings.items() if value != defaults[name]]
+        return self.told({name: value for name, value in self.settings.items() if value != defaults[name]})
+
+    def told(self, settings: Mapping[str, Any]) -> str:
+        """The step with these of its settings, as a text."""
+        told = [f"{name}={_text(value)}" for name, value in settings.items()]
         return self.name + (":" + ",".join(told) if told else "")
 
 
@@ -57,6 +61,11 @@ class Pipeline:
 
     def __str__(self) -> str:
         return " ".join(map(str, self.steps))
+
+    @property
+    def text(self) -> str:
+        """All steps with all of their settings: `from_text` gives the pipeline back, whatever becomes of defaults."""
+        return " | ".join(step.told(step.settings) for step in self.steps)
 
     def to_list(self) -> list[dict[str, Any]]:
         """Plain values, one table a step: `op` and its parameters."""
@@ -88,6 +97,18 @@ def pipeline(*steps: str | Mapping[str, Any]) -> Pipeline:
     for step in made:
         _check_place(step, last=step is made[-1])
     return Pipeline(made)
+
+
+def from_text(text: str) -> Pipeline:
+    """The pipeline of steps with bars between them.
+
+    >>> from_text("clahe:clip=3 | gamma").text
+    'clahe:clip=3,tiles=8 | gamma:gamma=0.7'
+
+    Raises:
+        CallError: as `pipeline` says.
+    """
+    return pipeline(*text.split("|"))
 
 
 def from_toml(text: str) -> Pipeline:
@@ -149,21 +170,24 @@ def _read(text: str) -> tuple[Op, dict[str, Any]]:
     name, texts = split_text(text)
     operation = find(name)
     known = {parameter.name: parameter for parameter in operation.parameters}
-    _check_names(operation, texts, known)
+    check_names(operation, texts, known)
     return operation, {key: params.read_text(known[key], value) for key, value in texts.items()}
 
 
 def _table(table: Mapping[str, Any]) -> tuple[Op, dict[str, Any]]:
+    if not isinstance(table, Mapping):
+        raise CallError("a step", expected="a text, or a table with its op", received=repr(table))
     operation = find(str(table.get("op", "")))
     return operation, {name: value for name, value in table.items() if name != "op"}
 
 
 def _step(operation: Op, given: Mapping[str, Any]) -> Step:
-    _check_names(operation, given, [parameter.name for parameter in operation.parameters])
+    check_names(operation, given, [parameter.name for parameter in operation.parameters])
     return Step(operation.name, operation.settings(given))
 
 
-def _check_names(operation: Op, given: Iterable[str], known: Iterable[str]) -> None:
+def check_names(operation: Op, given: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse parameters that an operation does not have. Raises CallError."""
     for name in given:
         if name not in known:
             raise unknown(f"parameter of {operation.name}", name, known)
@@ -178,10 +202,8 @@ def _check_place(step: Step, *, last: bool) -> None:
 
 
 def _text(value: Any) -> str:
-    return (
-        ("yes" if value else "no")
-        if isinstance(value, bool)
-        else f"{value:g}"
-        if isinstance(value, float)
-        else str(value)
-    )
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float) and float(short := f"{value:g}") == value:
+        return short
+    return str(value)

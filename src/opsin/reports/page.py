@@ -45,6 +45,12 @@ def render(contents: Mapping[str, Any], pictures: Mapping[str, str] | None = Non
     return page.encode(errors="surrogateescape").decode(errors="replace")  # names whose bytes are no UTF-8
 
 
+def style() -> str:
+    """The style sheet of the report, light and dark, for other pages of one look."""
+    text = resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
+    return text.partition("<style>")[2].partition("</style>")[0]
+
+
 def thumbnails(store: Store, keys: Iterable[str]) -> dict[str, str]:
     """Small copies of pictures as data URLs, by key; what cannot be read is left out."""
     found = {}

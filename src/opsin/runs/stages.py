@@ -27,6 +27,7 @@ from .. import (
     losses,
     metrics,
     models,
+    ops,
     optim,
     plans,
     preprocessing,
@@ -74,6 +75,7 @@ def check(recipe: Recipe, how: Execution = MEASURED, network: nn.Module | None =
         models.spec_for(recipe.model.network, 2, 64)
         if recipe.model.pretrained:
             weights.pretrained_info(recipe.model.network)
+    _road(recipe, 64)
     losses.loss(recipe.learn.loss)
     for what, name, table in (
         ("optimiser", recipe.optim.optimiser, optim.OPTIMISERS),
@@ -139,11 +141,18 @@ def _resolved(recipe: Recipe, data: Dataset) -> tuple[Recipe, Preprocessing, lis
     if not size:
         size = origin.size if origin else _size(data)
     augment, notes = augmentation.resolved(recipe.augment, data.classes)
-    recipe = dataclasses.replace(recipe.set(size=size), augment=augment)
-    road = Preprocessing(size, recipe.pixels.fit)
+    road = _road(recipe, size)
+    steps = road.pipeline.text if road.pipeline else ""
+    recipe = dataclasses.replace(recipe.set(size=size, pipeline=steps), augment=augment)
     if origin:
         road = dataclasses.replace(road, mean=origin.mean, std=origin.std, interpolation=origin.interpolation)
     return recipe, road, notes
+
+
+def _road(recipe: Recipe, size: int) -> Preprocessing:
+    """What the recipe does to pictures. Raises CallError for a pipeline that has no place in it."""
+    steps = recipe.pixels.pipeline
+    return Preprocessing(size, recipe.pixels.fit, pipeline=ops.from_text(steps) if steps.strip() else None)
 
 
 def _size(data: Dataset) -> int:

@@ -21,6 +21,7 @@ VERBS = {
     "compare": "Is one classifier better than another, by how much, and may it replace it.",
     "predict": "Name what is on pictures: files, folders, zips.",
     "export": "One file that runs anywhere and answers the same: ONNX, OpenVINO, torch.",
+    "study": "How far can pictures be compressed, blurred, darkened before answers change.",
     "process": "Put pictures through operations, from folder to folder.",
     "list": "What there is: models, recipes, operations, datasets, runs.",
 }

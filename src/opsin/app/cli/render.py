@@ -19,6 +19,7 @@ from ... import runs
 from ...checks import Report
 from ...errors import Interrupted
 from ...recipe import Recipe
+from ...studies import Study, conclusions
 from ...vocabulary import SPLITS, Dataset, Event, Scores, Work
 
 T = TypeVar("T")
@@ -68,6 +69,52 @@ def _confusion(out: Console, found: Scores) -> None:
         if sum(row):
             table.add_row(name, *(f"{count:,}" if count else "·" for count in row))
     out.print(table)
+
+
+def study(out: Console, found: Study) -> None:
+    """What a study may conclude, and its table: a row a setting, or a row a corruption and a column a severity."""
+    table = _corruptions(found) if found.corruptions else _settings(found)
+    out.print(table)
+    for sentence in conclusions.sentences(found):
+        out.print(sentence)
+
+
+def _settings(found: Study) -> Table:
+    table = _table(
+        found.moving or "pictures", "accuracy", "difference in points", "p", "confidence", "agree", "kB", "of it"
+    )
+    for row in (found.original, *found.rows):
+        name = "as they are" if row is found.original else conclusions.text(row.value) if found.moving else row.name
+        between, p, kilobytes, share = "", "", "", ""
+        if row.difference:
+            low, high = (f"{100 * bound:+.1f}" for bound in (row.difference.low, row.difference.high))
+            between = f"{100 * row.difference.value:+.1f} [{low}, {high}]{'*' if row.shown else ' '}"
+            p = conclusions.chance(row.p)
+        if row.bytes is not None:
+            kilobytes = f"{row.bytes / 1000:,.1f}"
+            share = f"{100 * row.bytes / found.original.bytes:.0f} %" if found.original.bytes else ""
+        table.add_row(
+            name, str(row.accuracy), between, p, f"{row.confidence:.3f}", f"{row.agreement:.3f}", kilobytes, share
+        )
+    return table
+
+
+def _corruptions(found: Study) -> Table:
+    kinds = conclusions.kinds(found)
+    severities = [str(row.value) for row in next(iter(kinds.values()))]
+    table = _table("accuracy at severity", *severities, "mean", "of clean")
+    clean = found.original.accuracy.value
+    for name, rows in {**kinds, "mean": found.rows}.items():
+        mean = conclusions.mean(rows)
+        each = (
+            [f"{row.accuracy.value:.3f}{'*' if row.shown else ' '}" for row in rows]
+            if name in kinds
+            else [
+                f"{conclusions.mean([kind[place] for kind in kinds.values()]):.3f} " for place in range(len(severities))
+            ]
+        )
+        table.add_row(name, *each, f"{mean:.3f}", f"{100 * mean / clean:.0f} %" if clean else "")
+    return table
 
 
 def _table(first: str, *others: str) -> Table:
