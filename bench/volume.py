@@ -1,4 +1,4 @@
-"""Prediction at volume: pictures by the ten thousand, killed twice and gone on with; memory, rate, and what is in the file.
+"""Prediction at volume: pictures by the ten thousand, killed twice and gone on with: memory, rate, the file.
 
     python bench/volume.py MODEL ZIP [--pictures 20000] [--fast]
 
