@@ -18,6 +18,7 @@ import opsin
 from opsin import artefact, classifier, metrics, models
 from opsin.classifier import Classifier
 from opsin.errors import CallError, MachineError, ModelError
+from opsin.preprocessing import Preprocessing
 from tiny import HOW, ROAD, Linear, Net, digests, digits, recipe, seeded
 
 FILES = ("model.safetensors", "opsin.json", "README.md")
@@ -69,6 +70,56 @@ def test_loading_moves_nobodys_random_numbers(saved) -> None:
     after = torch.rand(1)
     torch.manual_seed(5)
     assert torch.equal(after, torch.rand(1))
+
+
+# ── the form of timm and the Hub ──
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("resnet18", 96),
+        ("tf_efficientnet_lite0", 64),
+        ("vit_tiny_patch16_224", 64),  # whose weights depend on the side
+        ("resnet18.a1_in1k", 96),
+    ],
+)
+def test_timm_rebuilds_equal_logits_from_the_folder(name: str, size: int, tmp_path) -> None:
+    torch.manual_seed(0)
+    spec = models.spec_for(name, 3, size)
+    road = Preprocessing(size, "letterbox", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "bicubic")
+    clf = Classifier(models.build(spec), spec, road, ("cat", os.fsdecode(b"caf\xe9"), "früh"))
+    for norm in [m for m in clf.network.modules() if isinstance(m, torch.nn.BatchNorm2d)]:
+        norm.running_mean.uniform_(-1, 1)  # what is not trained is in the folder too
+    artefact.save(clf, tmp_path / "model")
+    timm = models.bridge.library()
+    network = timm.create_model(f"local-dir:{tmp_path / 'model'}", pretrained=True)
+    network.eval().to(memory_format=torch.channels_last)  # as ours: sums have an order
+    pictures = torch.rand(4, 3, size, size)
+    with torch.no_grad():
+        torch.testing.assert_close(network(pictures), clf.network(pictures), atol=1e-5, rtol=0)
+    told = network.pretrained_cfg
+    assert (told["mean"], told["crop_mode"], told["interpolation"]) == ([0.1, 0.2, 0.3], "border", "bicubic")
+    assert told["label_names"] == list(clf.classes)
+    assert timm.create_model(f"local-dir:{tmp_path / 'model'}", pretrained=True, num_classes=7).num_classes == 7
+    assert "config.json" in digests(tmp_path / "model")
+    (tmp_path / "model" / "config.json").write_text("{}")
+    with pytest.raises(ModelError, match=r"config\.json"):
+        artefact.load(tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    ("clf", "why"),
+    [
+        (lambda: made("resnet18"), "its stem is one for small pictures"),
+        (lambda: made(), "textbook is not one of its networks"),
+        (lambda: Classifier(seeded(Net), None, ROAD, ("a", "b", "c")), "its maker's own module"),
+    ],
+)
+def test_what_timm_cannot_rebuild_has_no_config_and_the_card_says_why(clf, why: str, tmp_path) -> None:
+    artefact.save(clf(), tmp_path / "model")
+    assert set(os.listdir(tmp_path / "model")) == set(FILES)
+    assert why in (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
 
 
 # ── damage ──

@@ -3,6 +3,7 @@
     model.safetensors   weights and buffers
     opsin.json          everything else, and the digests of the other files
     README.md           the model card
+    config.json         what timm, and the Hub with it, need to build the network, where they can
 
 Loading executes no code from it; it holds no pickle, clock, path or host.
 """
@@ -24,10 +25,11 @@ from torch import nn
 
 from . import errors, models, preprocessing
 from .classifier import Classifier
-from .models import NetworkSpec
+from .models import NetworkSpec, bridge
 
 FORMAT = 1
 WEIGHTS, DESCRIPTION, CARD = "model.safetensors", "opsin.json", "README.md"
+HUB = "config.json"  # not for every network, and never read by us
 
 
 def save(clf: Classifier, folder: Path) -> None:
@@ -41,6 +43,8 @@ def save(clf: Classifier, folder: Path) -> None:
         raise errors.CallError("model folder", expected="a new folder or a model to replace", received=folder)
     tensors = {name: value.detach().cpu().contiguous() for name, value in clf.network.state_dict().items()}
     files = {WEIGHTS: safetensors.torch.save(tensors), CARD: _bytes(card(clf))}
+    if clf.spec and not bridge.why_not_rebuilt(clf.spec):
+        files[HUB] = _bytes(json.dumps(bridge.hub_config(clf.spec, clf.preprocessing, clf.classes), indent=1) + "\n")
     digests = {name: _digest(data) for name, data in files.items()}
     files[DESCRIPTION] = _signed({**_describe(clf), "files": digests})
     with errors.writing(folder):
@@ -158,7 +162,7 @@ def _read_description(folder: Path) -> dict[str, Any]:
             expected=f"format {FORMAT}",
             do="Load it with the version of opsin that made it",
         )
-    if names != {WEIGHTS, CARD} or _missing(described):
+    if names - {HUB} != {WEIGHTS, CARD} or _missing(described):
         raise errors.ModelError(f"{folder / DESCRIPTION} is damaged", expected=_KEYS, received=sorted(described))
     if not _is_intact(data, described["digest"]):
         raise _changed(folder / DESCRIPTION)
@@ -233,7 +237,18 @@ def card(clf: Classifier) -> str:
         'opsin.predict(clf, "a.jpg")',
         "```",
         "",
+        _for_timm(clf),
+        "",
     ]
     if facts.get("fingerprint"):
         lines += [f"Data fingerprint: `{facts['fingerprint']}`. Everything else is in `{DESCRIPTION}`.", ""]
     return "\n".join(lines)
+
+
+def _for_timm(clf: Classifier) -> str:
+    if why := bridge.why_not_rebuilt(clf.spec):
+        return f"timm cannot load it, so there is no {HUB}: {why}."
+    return (
+        'The network alone, without preprocessing: `timm.create_model("local-dir:this folder", pretrained=True)`, or '
+        "`hf-hub:` and its name on the Hub."
+    )

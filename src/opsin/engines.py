@@ -9,6 +9,7 @@ Normalisation is inside every engine's graph, traced from `preprocessing.normali
 
 from __future__ import annotations
 
+import functools
 import importlib
 import sys
 import warnings
@@ -147,23 +148,33 @@ def _openvino(module: Logits, how: How) -> Engine:
         # Straight from torch's graph: it takes a third of the time that the way through ONNX takes.
         model = openvino.convert_model(torch.export.export(module, (_example(module),)))
     side = module.road.size
-    model.reshape([CHUNK, 3, side, side])  # one shape, so nothing is decided again for another
     hints = {
         "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[how.precision],
         "INFERENCE_NUM_THREADS": how.threads,
         "NUM_STREAMS": 1,
     }
-    compiled = openvino.Core().compile_model(model, "CPU", hints)
-    return lambda images: np.concatenate([_padded(compiled, chunk) for chunk in _chunks(images)])
+
+    @functools.cache
+    def compiled(n: int) -> Any:  # for one shape, so nothing is decided again for another
+        model.reshape([n, 3, side, side])
+        return openvino.Core().compile_model(model, "CPU", hints)
+
+    compiled(CHUNK)
+
+    def run(images: np.ndarray) -> np.ndarray:
+        size = 1 if len(images) == 1 else CHUNK  # a single picture is not made to wait for CHUNK - 1 empty ones
+        return np.concatenate([_padded(compiled(size), chunk, size) for chunk in _chunks(images)])
+
+    return run
 
 
 def _chunks(images: np.ndarray) -> list[np.ndarray]:
     return np.split(images, range(CHUNK, len(images), CHUNK))
 
 
-def _padded(compiled: Any, images: np.ndarray) -> np.ndarray:
-    """The answers for up to CHUNK pictures; the place of missing ones is filled."""
-    rest = CHUNK - len(images)
+def _padded(compiled: Any, images: np.ndarray, size: int) -> np.ndarray:
+    """The answers for up to `size` pictures; the place of missing ones is filled."""
+    rest = size - len(images)
     filled = np.concatenate([images, np.zeros((rest, *images.shape[1:]), np.uint8)]) if rest else images
     return np.array(compiled(filled)[0][: len(images)])  # a copy: the next call writes over it
 

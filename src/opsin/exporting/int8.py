@@ -40,7 +40,10 @@ class Int8:
     file: Path
     accuracy: Score
     before: Score  # of the file in fp32
+    lost: int  # pictures that are right in fp32 only
+    won: int  # pictures that are right in eight bits only
     agreement: float  # share of labels that are those of fp32
+    difference: float  # the largest between two probabilities of one class
     speed: float  # times as fast as fp32, here
     why: str = ""
 
@@ -148,12 +151,15 @@ def _batches(pixels: Pixels) -> Iterator[np.ndarray]:
 def _measured(file: Path, before: Opened, after: Opened, tested: Pixels, targets: np.ndarray, drop: float) -> Int8:
     answers = [np.concatenate([each.run(images)[-1] for images in _batches(tested)]) for each in (before, after)]
     first, second = (metrics.accuracy(each, targets) for each in answers)
-    agreement = float((answers[0].argmax(1) == answers[1].argmax(1)).mean())
+    labels = [each.argmax(1) for each in answers]
+    right = [each == targets for each in labels]
+    lost, won = (int((right[one] & ~right[other]).sum()) for one, other in ((0, 1), (1, 0)))
+    agreement, apart = float((labels[0] == labels[1]).mean()), float(np.abs(answers[0] - answers[1]).max())
     slow, fast = seconds([before, after], np.ascontiguousarray(tested.array[:TIMED]))
     why = f"it is not faster here: {slow / fast:.2f} times as fast" if fast >= slow else ""
     if first.value - second.value > drop:
         why = f"it loses {first.value - second.value:.3f} of accuracy, and {drop:g} is allowed"
-    return Int8(file, second, first, agreement, slow / fast, why)
+    return Int8(file, second, first, lost, won, agreement, apart, slow / fast, why)
 
 
 def seconds(files: Sequence[Opened], images: np.ndarray, *, rounds: int = ROUNDS) -> list[float]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from torch import nn
 from ..errors import ModelError, unknown
 
 if TYPE_CHECKING:
+    from ..preprocessing import Preprocessing
     from . import NetworkSpec
 
 RESIDUAL = ("resnet", "sknet", "resnest")  # timm's files whose networks all are its class ResNet, so share a stem
@@ -87,6 +89,46 @@ def _size_option(spec: NetworkSpec) -> dict[str, int]:
     config = library().models.get_pretrained_cfg(spec.name)
     fixed = config is not None and config.fixed_input_size and config.input_size[1] != spec.size
     return {"img_size": spec.size} if fixed else {}
+
+
+def why_not_rebuilt(spec: NetworkSpec | None) -> str:
+    """Why timm's own `create_model` cannot build this network, where it cannot; "" where it can."""
+    if spec is None:
+        return "the network is its maker's own module"
+    from . import MODELS
+
+    if spec.name in MODELS:
+        return f"{spec.name} is not one of its networks"
+    return "its stem is one for small pictures, which timm does not have" if spec.small_stem else ""
+
+
+def hub_config(spec: NetworkSpec, road: Preprocessing, classes: Sequence[str]) -> dict[str, Any]:
+    """What `timm.create_model("local-dir:FOLDER", pretrained=True)` reads from the folder's config.json.
+
+    The keys are those of timm's `save_config_for_hf`. Its transforms resize with Pillow, and take no part in what makes
+    a model's answers equal: the logits of the same input are.
+    """
+    arch, _, tag = spec.name.partition(".")
+    config = library().models.get_pretrained_cfg(spec.name)
+    return {
+        "architecture": arch,
+        "num_classes": spec.classes,
+        "label_names": list(classes),
+        "model_args": _size_option(spec),
+        "pretrained_cfg": {
+            "tag": tag,
+            "input_size": [3, spec.size, spec.size],
+            "fixed_input_size": bool(config and config.fixed_input_size),
+            "interpolation": road.interpolation,
+            "crop_pct": road.crop_fraction if road.fit == "crop" else 1.0,
+            "crop_mode": {"squash": "squash", "letterbox": "border", "crop": "center"}[road.fit],
+            "mean": list(road.mean),
+            "std": list(road.std),
+            "num_classes": spec.classes,
+            "first_conv": config and config.first_conv,
+            "classifier": config and config.classifier,
+        },
+    }
 
 
 def _small_residual(network: nn.Module, spec: NetworkSpec) -> nn.Module:

@@ -1,0 +1,439 @@
+"""Exported files: whether they answer alike, alone and with others' tools, and how fast pictures become labels.
+
+    python bench/export.py parity ZIP RUNS    four networks × every engine, precision and form; eight bits
+    python bench/export.py alone ZIP RUNS --python FRESH/bin/python --node FOLDER    README.md's lines, as they stand
+    python bench/export.py speed ZIP          JPEG bytes → label, batches of 32 and single pictures
+    python bench/export.py cold ZIP RUNS      whole processes, up to the first answer
+
+ZIP is an archive of class folders of JPEG files, such as clothing.zip. RUNS is a folder that the four networks are
+trained into where they are not there yet. FRESH is an environment with onnxruntime, numpy and Pillow alone; FOLDER is
+one where `npm install onnxruntime-node sharp` was run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import torch
+from record import alternating, conditions, spread, write
+
+import opsin
+from opsin import classifier, comparison, engines, exporting, models, plans, preprocessing, runs
+from opsin.classifier import Classifier
+from opsin.errors import MachineError
+from opsin.models import NetworkSpec
+from opsin.preprocessing import Preprocessing
+from opsin.vocabulary import Dataset
+
+VERSIONS = ("torch", "timm", "onnxruntime", "openvino", "onnx", "numpy", "pillow")
+OPSIN = [sys.executable, "-c", "from opsin.app.cli import main; main()"]
+SCRATCH = ["--recipe", "modern", "--set", "optimiser=adamw", "--set", "batch=32"]
+NETWORKS = {
+    "textbook": ["--recipe", "textbook", "--set", "optimiser=adamw", "--set", "epochs=6"],
+    "resnet18": [*SCRATCH, "--set", "network=resnet18", "--set", "size=128", "--set", "epochs=3", "--set", "lr=0.002"],
+    "tf_efficientnet_lite0": ["--recipe", "probe"],
+    "vit_tiny_patch16_224": [
+        *(*SCRATCH, "--set", "network=vit_tiny_patch16_224", "--set", "size=224", "--set", "epochs=2"),
+        *("--set", "lr=0.0005"),
+    ],
+}
+BATCH = 32
+
+
+def trained(archive: Path, folder: Path, name: str) -> tuple[Classifier, Dataset]:
+    """The network of this name, trained on the archive where it is not there yet, and its data, divided as it was."""
+    run = folder / name
+    if not (run / "scores.json").is_file():
+        subprocess.run([*OPSIN, "train", str(archive), *NETWORKS[name], "--out", str(run)], check=True)
+    return opsin.load(run), runs.reopen(run)[0]
+
+
+# ── parity ──
+
+
+def parity(archive: Path, folder: Path) -> None:
+    rows: list[list[object]] = []
+    bits: list[list[object]] = []
+    for name in NETWORKS:
+        clf, data = trained(archive, folder, name)
+        rows += [[name, *row] for row in engine_rows(clf, data.val)]
+        with tempfile.TemporaryDirectory() as temporary:
+            rows += [[name, *row] for row in file_rows(clf, data.val, Path(temporary))]
+            found = exporting.quantise(clf, Path(temporary) / "onnx" / "model.onnx", data.train, data.val)
+        rows.append([name, "file", "onnx, int8", *shown(found.agreement, found.difference), found.why or "written"])
+        low, high = comparison.paired_shares(found.lost, found.won, found.accuracy.n)
+        change = f"{found.accuracy.value - found.before.value:+.3f} [{low:+.3f}, {high:+.3f}]"
+        bits.append([name, found.before, found.accuracy, change, f"{found.speed:.2f}", found.why or "kept"])
+    state = conditions(*VERSIONS)
+    write(
+        "export-parity",
+        "Exported files and engines beside torch in fp32, on clothing's validation pictures",
+        ["network", "kind", "what", "labels alike, %", "largest difference of a probability", "what is done with it"],
+        rows,
+        conditions={"pictures": len(data.val), **state},
+        notes=[
+            "the four were trained for a few epochs, the ViT and ResNet-18 from random weights: what is compared are "
+            "answers, not how good they are",
+            f"limits of a file: {exporting.limits(clf.preprocessing)}; with resizing "
+            f"{exporting.limits(clf.preprocessing, resize=True)}",
+            f"an engine predicts where {100 * plans.AGREE} % are within {classifier.CLOSE}; with --fast, where as many "
+            "labels are alike",
+        ],
+    )
+    write(
+        "export-int8",
+        "Eight bits, calibrated on training pictures, on clothing's validation pictures",
+        ["network", "accuracy, fp32", "accuracy, int8", "change, paired", "times as fast", "what is done with it"],
+        bits,
+        conditions={"pictures a timed call": exporting.int8.TIMED, **state},
+    )
+
+
+def engine_rows(clf: Classifier, data: Dataset) -> list[list[object]]:
+    """Every engine and precision that `predict` may choose from."""
+    images = np.concatenate([prepared for prepared, _ in exporting.asked(clf, data)])
+    expected = answers(clf, lambda batch: classifier.logits(clf, torch.from_numpy(batch)), images)
+    rows: list[list[object]] = []
+    for plan in plans.inference_candidates(device="cpu"):
+        how = engines.How(plan.precision, plan.threads, plan.device)
+        try:
+            engine = engines.build(engines.Logits(clf.network, clf.preprocessing), plan.engine, how)
+        except MachineError as error:
+            rows.append(["engine", str(plan), "", "", error.message])
+            continue
+        found = answers(clf, engine, images)
+        alike = found.argmax(1) == expected.argmax(1)
+        apart = np.abs(found - expected).max(1)
+        close = float((alike & (apart <= classifier.CLOSE)).mean()) >= plans.AGREE
+        verdict = "predicts" if close else "with --fast" if alike.mean() >= plans.AGREE else "refused"
+        rows.append(["engine", str(plan), *shown(alike.mean(), apart.max()), verdict])
+    return rows
+
+
+def answers(clf: Classifier, engine: engines.Engine, images: np.ndarray) -> np.ndarray:
+    found = [engine(images[start : start + BATCH]) for start in range(0, len(images), BATCH)]
+    return classifier.probabilities(clf, np.concatenate(found))
+
+
+def file_rows(clf: Classifier, data: Dataset, folder: Path) -> list[list[object]]:
+    rows: list[list[object]] = []
+    for to, resize in [*((to, False) for to in exporting.FORMS), ("onnx", True)]:
+        file = folder / f"{to}{'-resize' * resize}" / f"model{exporting.FORMS[to].endings[0]}"
+        found = exporting.export(clf, file, data, to=to, resize=resize)
+        name = f"{to}{', resizing inside' * resize}"
+        rows.append(["file", name, *shown(found.agreement, found.difference), "written"])
+    return rows
+
+
+def shown(agreement: float, difference: float) -> list[object]:
+    return [f"{100 * agreement:.2f}", f"{difference:.1e}"]
+
+
+# ── README.md's lines ──
+
+
+def alone(archive: Path, folder: Path, python: str, node: Path | None) -> None:
+    rows: list[list[object]] = []
+    for name in NETWORKS:
+        clf, data = trained(archive, folder, name)
+        for resize in (False, True):
+            with tempfile.TemporaryDirectory() as temporary:
+                place = Path(temporary)
+                exporting.export(clf, place / "model.onnx", data.val, resize=resize)
+                expected = unpacked(clf, data.test, place)
+                for language, call in calls(place, python, node).items():
+                    found = said(call, place, list(expected))
+                    rows.append([name, "inside" if resize else "outside", language, *agreement(expected, found)])
+    write(
+        "export-alone",
+        "The lines of README.md, run as they stand on clothing's test pictures, beside opsin",
+        ["network", "resizing", "lines", "pictures", "labels alike, %", "largest difference of the probability named"],
+        rows,
+        conditions={"python": python, "node": said_version(node), **conditions(*VERSIONS)},
+        notes=["Python: an environment with onnxruntime, numpy and Pillow alone; JavaScript: onnxruntime-node, sharp"],
+    )
+
+
+def said_version(node: Path | None) -> str:
+    asked = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True) if node else None
+    return asked.stdout.strip() if asked else "not asked"
+
+
+def unpacked(clf: Classifier, data: Dataset, place: Path) -> dict[str, opsin.Prediction]:
+    """The pictures of `data` as files in `place`: name → what opsin says of it."""
+    keys = {f"{number:04}.jpg": record.key for number, record in enumerate(data.records)}
+    for file, key in keys.items():
+        (place / file).write_bytes(data.store.read(key))
+    found = classifier.predict_store(clf, data.store, keys.values())
+    return dict(zip(keys, found))
+
+
+def calls(place: Path, python: str, node: Path | None) -> dict[str, list[str]]:
+    """What runs the lines of each language, which are taken from README.md without a change."""
+    text = (place / "README.md").read_text(encoding="utf-8")
+    for language, file in (("python", "run.py"), ("js", "run.mjs")):
+        block = re.search(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+        assert block, f"README.md has no lines of {language}"
+        (place / file).write_text(block[1], encoding="utf-8")
+    if not node:
+        return {"Python": [python, "run.py"]}
+    (place / "node_modules").symlink_to(node.resolve() / "node_modules")
+    return {"Python": [python, "run.py"], "JavaScript": ["node", "run.mjs"]}
+
+
+def said(call: Sequence[str], place: Path, files: Sequence[str]) -> dict[str, tuple[str, float]]:
+    done = subprocess.run([*call, *files], cwd=place, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split("\t") for line in done.stdout.splitlines()]
+    return {file: (label, float(probability)) for file, label, probability in rows}
+
+
+def agreement(expected: dict[str, opsin.Prediction], found: dict[str, tuple[str, float]]) -> list[object]:
+    assert set(found) == set(expected), "not every picture has its line"
+    alike = sum(found[file][0] == expected[file].label for file in expected)
+    apart = max(
+        abs(found[file][1] - dict(zip(each.classes, each.probabilities or ()))[found[file][0]])
+        for file, each in expected.items()
+    )
+    return [len(expected), *shown(alike / len(expected), apart)]
+
+
+# ── speed ──
+
+Side = Callable[[Sequence[bytes]], list[int]]  # JPEGs → the numbers of their classes
+
+
+def speed(archive: Path, rounds: int, most: int) -> None:
+    files = jpegs(archive, most)
+    rows: list[list[object]] = []
+    state = conditions(*VERSIONS, "torchvision")
+    for name, clf in {"EfficientNet-Lite0": classifier.imagenet(), "ResNet-50": resnet50(files)}.items():
+        sides = {**own_sides(clf, files), "torch, eager": eager(clf), **openvino_sides(clf)}
+        for work, step, given in (("batches of 32", BATCH, files), ("single", 1, files[: most // 8])):
+            timed = alternating(
+                {
+                    each: lambda side=side, given=given, step=step: (
+                        [side(given[start : start + step]) for start in range(0, len(given), step)]
+                        if step == 1
+                        else side(given)
+                    )
+                    for each, side in sides.items()
+                },
+                rounds=rounds,
+            )
+            medians = {each: statistics.median(seconds) for each, seconds in timed.items()}
+            for each, seconds in timed.items():
+                ratios = [f"{medians[other] / medians[each]:.2f}" for other in ("torch, eager", HAND[each])]
+                rows.append([name, work, each, spread([len(given) / s for s in seconds]), *ratios])
+    write(
+        "export-speed",
+        "From JPEG bytes to labels, pictures of clothing",
+        ["network", "work", "side", "images/s", "times torch, eager", "times OpenVINO by hand"],
+        rows,
+        conditions={"pictures": len(files), "rounds": rounds, "threads": torch.get_num_threads(), **state},
+        notes=[
+            "torch, eager: Pillow, torchvision's transforms, channels first, fp32, as its documentation has it",
+            "OpenVINO by hand: the same preprocessing as opsin's, on as many threads, then a batch's answers",
+            "opsin in fp32 is compared with it in fp32, --fast with the precision that OpenVINO takes by itself",
+            "ResNet-50 has random weights, and a random head on standardised features so that its labels differ",
+        ],
+    )
+
+
+HAND = {
+    "opsin": "OpenVINO by hand, fp32",
+    "opsin --fast": "OpenVINO by hand, its own precision",
+    "torch, eager": "OpenVINO by hand, fp32",
+    "OpenVINO by hand, fp32": "OpenVINO by hand, fp32",
+    "OpenVINO by hand, its own precision": "OpenVINO by hand, its own precision",
+}
+
+
+def jpegs(archive: Path, most: int) -> list[bytes]:
+    with zipfile.ZipFile(archive) as opened:
+        names = sorted(name for name in opened.namelist() if name.lower().endswith((".jpg", ".jpeg")))
+        chosen = np.linspace(0, len(names) - 1, min(most, len(names))).astype(int)
+        return [opened.read(names[number]) for number in chosen]
+
+
+def resnet50(files: Sequence[bytes]) -> Classifier:
+    """Random weights, with a head whose answers differ from picture to picture as those of a trained one do."""
+    torch.manual_seed(0)
+    spec, road = NetworkSpec("resnet50", 1000, 224), Preprocessing(224, "crop")
+    clf = Classifier(models.build(spec), spec, road, tuple(map(str, range(1000))))
+    images = torch.stack([preprocessing.load(road, data) for data in files[:64]])
+    with torch.no_grad():
+        found = models.features(clf.network, preprocessing.normalise(road, images))
+        head = models.head(clf.network)
+        head.weight.copy_(torch.randn_like(head.weight) / (found.std(0) + 1e-6) / found.shape[1] ** 0.5 * 3)
+        head.bias.copy_(-head.weight @ found.mean(0))
+    return clf
+
+
+class Held:
+    """Encoded pictures in memory."""
+
+    def __init__(self, files: Sequence[bytes]) -> None:
+        self.files, self.keys = files, [str(number) for number in range(len(files))]
+
+    def read(self, key: str) -> bytes:
+        return self.files[int(key)]
+
+
+def own_sides(clf: Classifier, files: Sequence[bytes]) -> dict[str, Side]:
+    """The road of `opsin predict`, on the engines that it settles for when there is much to do."""
+    store, sides = Held(files), {}
+    for name, fast in (("opsin", False), ("opsin --fast", True)):
+        choice = classifier.settle(clf, store, list(store.keys) * 100, fast=fast)
+        print(name, choice.plan, *choice.notes, sep=" · ")
+        sides[name] = lambda data, run=choice.engine: own(clf, data, run)
+    return sides
+
+
+def own(clf: Classifier, data: Sequence[bytes], run: engines.Engine) -> list[int]:
+    place = {name: number for number, name in enumerate(clf.classes)}
+    store = Held(data)
+    return [place[each.label or ""] for each in classifier.predict_store(clf, store, store.keys, run=run)]
+
+
+def eager(clf: Classifier) -> Side:
+    from PIL import Image
+    from torchvision.transforms import v2
+
+    network = models.build(clf.spec).eval() if clf.spec else clf.network
+    network.load_state_dict(clf.network.state_dict())
+    network.to(memory_format=torch.contiguous_format)
+    road = clf.preprocessing
+    transform = v2.Compose(
+        [
+            v2.Resize(
+                round(road.size / road.crop_fraction), interpolation=v2.InterpolationMode[road.interpolation.upper()]
+            ),
+            v2.CenterCrop(road.size),
+            v2.ToImage(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(road.mean, road.std),
+        ]
+    )
+
+    @torch.no_grad()
+    def run(data: Sequence[bytes]) -> list[int]:
+        labels: list[int] = []
+        for start in range(0, len(data), BATCH):
+            images = [transform(Image.open(BytesIO(each)).convert("RGB")) for each in data[start : start + BATCH]]
+            labels += network(torch.stack(images)).argmax(1).tolist()
+        return labels
+
+    return run
+
+
+def openvino_sides(clf: Classifier) -> dict[str, Side]:
+    """What somebody writes who knows OpenVINO: normalisation in the graph, threads for decoding, whole batches."""
+    openvino = engines.optional("openvino")
+    module, side = engines.Logits(clf.network, clf.preprocessing), clf.preprocessing.size
+    example = torch.zeros(2, 3, side, side, dtype=torch.uint8)
+    with torch.no_grad():
+        program = torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+        model = openvino.convert_model(program)
+    pool = ThreadPoolExecutor(torch.get_num_threads())
+
+    def made(hints: dict[str, str]) -> Side:
+        compiled = openvino.Core().compile_model(model, "CPU", hints)
+
+        def run(data: Sequence[bytes]) -> list[int]:
+            labels: list[int] = []
+            for start in range(0, len(data), BATCH):
+                chunk = data[start : start + BATCH]
+                images = [each.numpy() for each in pool.map(lambda d: preprocessing.load(clf.preprocessing, d), chunk)]
+                labels += compiled(np.stack(images))[0].argmax(1).tolist()
+            return labels
+
+        return run
+
+    return {
+        "OpenVINO by hand, fp32": made({"INFERENCE_PRECISION_HINT": "f32"}),
+        "OpenVINO by hand, its own precision": made({}),
+    }
+
+
+# ── cold ──
+
+EAGER = """
+import sys
+import timm, torch
+from PIL import Image
+from safetensors.torch import load_file
+from torchvision.transforms import v2
+network = timm.create_model("tf_efficientnet_lite0", num_classes=int(sys.argv[3])).eval()
+network.load_state_dict(load_file(sys.argv[1]))
+transform = v2.Compose([v2.Resize((224, 224)), v2.ToImage(), v2.ToDtype(torch.float32, scale=True),
+                        v2.Normalize((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))])
+with torch.no_grad():
+    print(network(transform(Image.open(sys.argv[2]).convert("RGB"))[None]).softmax(1).max(1))
+"""
+
+
+def cold(archive: Path, folder: Path, rounds: int) -> None:
+    name = "tf_efficientnet_lite0"
+    clf, data = trained(archive, folder, name)
+    with tempfile.TemporaryDirectory() as temporary:
+        place = Path(temporary)
+        (picture := place / "a.jpg").write_bytes(data.store.read(data.test.records[0].key))  # type: ignore[arg-type]
+        exporting.export(clf, place / "model.onnx", data.val)
+        weights = str(folder / name / "model" / "model.safetensors")
+        commands = {
+            "torch, eager: a script": [sys.executable, "-c", EAGER, weights, str(picture), str(len(clf.classes))],
+            "opsin predict RUN a.jpg": [*OPSIN, "predict", str(folder / name), str(picture)],
+            "opsin predict model.onnx a.jpg": [*OPSIN, "predict", str(place / "model.onnx"), str(picture)],
+        }
+        state = conditions(*VERSIONS)
+        timed = alternating({each: lambda call=call: silent(call) for each, call in commands.items()}, rounds=rounds)
+    first = statistics.median(timed["torch, eager: a script"])
+    rows = [[each, spread(s, 2), f"{statistics.median(s) / first:.2f}"] for each, s in timed.items()]
+    write(
+        "export-cold",
+        "From a cold process to the first answer, EfficientNet-Lite0",
+        ["side", "seconds", "of torch's"],
+        rows,
+        conditions={"rounds": rounds, **state},
+        notes=["whole processes, files in the system's cache; the script builds timm's network and loads the weights"],
+    )
+
+
+def silent(call: Sequence[str]) -> None:
+    done = subprocess.run(call, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="what", required=True)
+    for name in ("parity", "alone", "speed", "cold"):
+        command = commands.add_parser(name)
+        command.add_argument("archive", type=Path)
+        if name != "speed":
+            command.add_argument("runs", type=Path)
+        if name == "alone":
+            command.add_argument("--python", required=True)
+            command.add_argument("--node", type=Path)
+        if name in ("speed", "cold"):
+            command.add_argument("--rounds", type=int, default=5)
+        if name == "speed":
+            command.add_argument("--most", type=int, default=512, help="pictures")
+    given = vars(parser.parse_args())
+    {"parity": parity, "alone": alone, "speed": speed, "cold": cold}[given.pop("what")](*given.values())
+
+
+if __name__ == "__main__":
+    main()
