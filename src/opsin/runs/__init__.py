@@ -29,7 +29,7 @@ from ..vocabulary import Dataset, Event, Scores
 from . import stages
 from .folder import create, find, listed, record, reopen
 from .previews import augmented, find_rate
-from .scoring import evaluate, evaluating
+from .scoring import evaluate, evaluating, settling
 from .stages import MEASURED, Execution, check
 
 __all__ = [
@@ -49,6 +49,7 @@ __all__ = [
     "load",
     "reopen",
     "report",
+    "settling",
     "train",
     "work",
 ]

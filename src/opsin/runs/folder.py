@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from .. import checks, errors, plans, sources, splits
+from .. import calibration, checks, errors, plans, sources, splits
 from .. import recipe as recipes
 from ..plans import Plan
 from ..recipe import Recipe
@@ -36,11 +36,14 @@ def create(
         leaks: go on although test pictures are copies of pictures in train or val.
 
     Raises:
-        CallError: when the folder is there already.
-        DataError: when the data cannot be split, or its test pictures stand in train or val as well.
+        CallError: when the folder is there already, and for a want that names no class.
+        DataError: when the data cannot be split, there is no validation to set thresholds on, or its test pictures stand in train or val as well.
         MachineError: when it cannot be written.
     """
+    wanted = calibration.wants(recipe.learn.want, data.classes)
     divided = splits.read(data, Path(split)) if split else scoring.divided(data, recipe.seed)
+    if wanted and not len(divided.val):
+        raise errors.DataError("nothing to set thresholds on", expected="validation pictures", received="none")
     divided = _looked_at(divided, leaks)
     folder = Path(out) if out else _free(Path("runs"), data.name)
     if folder.exists():

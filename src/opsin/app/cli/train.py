@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 @click.option(
     "--group", default="", metavar="PATTERN", help="Regular expression: what in a file's path no two splits share."
 )
+@click.option(
+    "--want", "wants", multiple=True, metavar="WANT", help='Set thresholds: "bad recall>=0.98", "accuracy>=0.99".'
+)
 @click.option("--split", type=click.Path(path_type=Path), help="Use the split.csv of another run.")
 @click.option("--leaks", is_flag=True, help="Go on although test pictures are copies of training pictures.")
 @click.option("--out", default="", help="The run's folder; runs/<name>-<number> by default.")
@@ -50,6 +53,7 @@ def command(
     recipe: str,
     choices: tuple[str, ...],
     group: str,
+    wants: tuple[str, ...],
     split: Path | None,
     leaks: bool,
     out: str,
@@ -75,7 +79,7 @@ def command(
     quiet = render.console(stderr=as_json)
     how = runs.Execution(device, precision, threads, engine)
     if resume:
-        if data or recipe or choices or split or out or group or sheet or chart:
+        if data or recipe or choices or wants or split or out or group or sheet or chart:
             raise CallError("--resume", expected="no other choices: the run has made them", received="some")
         folder = runs.find(resume)
         read, chosen = runs.reopen(folder)
@@ -83,6 +87,7 @@ def command(
         if not data:
             raise CallError("what to train on", expected="DATA, or --resume RUN", received="neither")
         chosen = recipes.read(recipe or "finetune").set_texts(choices)
+        chosen = chosen.set(want="; ".join(wants)) if wants else chosen
         runs.check(chosen, how)
         found = sources.read(data, group=group)
         if sheet:
