@@ -112,6 +112,7 @@ def _describe(clf: Classifier) -> dict[str, Any]:
         "task": clf.task,
         "temperature": clf.temperature,
         "thresholds": dict(clf.thresholds),
+        "unsure_below": clf.unsure_below,
         "facts": dict(clf.facts),
     }
 
@@ -144,6 +145,7 @@ def load(folder: str | Path, *, network: nn.Module | None = None) -> Classifier:
         described["temperature"],
         described["thresholds"],
         described["facts"],
+        described.get("unsure_below", 0.0),
     )
 
 

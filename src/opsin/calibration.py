@@ -3,29 +3,31 @@
     logits, targets of the calibration part ─┬─> temperature (Guo et al., ICML 2017) ─┬─> a new Classifier
                                              └─> thresholds for what was wanted       ┘
 
-The calibration part is used for nothing else: not for training, not for choosing an epoch, not for the test.
+The calibration part is pictures that were not trained on and are no test: validation, of `opsin train`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from . import errors, metrics
+from . import classifier, errors, metrics
 from .classifier import Classifier
+from .metrics import Groups
 from .metrics import probabilities as rules
-from .vocabulary import Score
+from .vocabulary import UNSURE, Score
 
 COLDEST, HOTTEST = 0.05, 20.0
 FOLDS = 5
 BINS = 15
 
-Rate = Literal["recall", "precision"]
+Rate = Literal["recall", "precision", "accuracy"]
 
 
 # ---- the temperature
@@ -133,45 +135,46 @@ def reliability(
 
 @dataclass(frozen=True, slots=True)
 class Want:
-    """A recall or precision of one class that must be reached."""
+    """A recall or precision of one class, or an accuracy of all answers (`cls` is ""), that must be reached."""
 
     cls: str
     rate: Rate
     least: float
 
     def __str__(self) -> str:
-        return f"{self.cls} {self.rate}>={self.least:g}"
+        return f"{self.cls} {self.rate}>={self.least:g}".lstrip()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Threshold:
-    """The least probability at which a class is named, and what that gives on the calibration part.
+    """What was wanted, the least probability that gives it, and what that costs.
 
     Attributes:
-        false_alarms: the share of all other records that are named so.
-        reached: whether any threshold gives what was wanted; if none does, this is the nearest.
+        probability: from here on the class is named; of an accuracy, any class that no other threshold names.
+        price: part (`calibration`, `test`) → `recall`, `precision`, `false alarms` (the share of all other records that
+            are named so) of the class; `accuracy on answered`, `coverage` of an accuracy.
     """
 
     want: Want
     probability: float
-    recall: Score
-    precision: Score
-    false_alarms: Score
-    reached: bool
+    price: Mapping[str, Mapping[str, Score]]
 
     def __str__(self) -> str:
-        miss = "" if self.reached else "not reached: "
-        return (
-            f"{miss}{self.want}: named {self.want.cls!r} from probability {self.probability:.3f} on; "
-            f"recall {self.recall}, precision {self.precision}, false alarms {self.false_alarms}"
+        who = f"{self.want.cls!r} is named" if self.want.cls else "a class is named, else 'unsure',"
+        costs = "".join(
+            f"\n  on {part}: " + ", ".join(f"{name} {score}" for name, score in found.items())
+            for part, found in self.price.items()
         )
+        return f"{self.want}: {who} from probability {self.probability:.3f} on{costs}"
 
 
-_WANT = re.compile(r"^\s*(?P<cls>.+?)\s+(?P<rate>recall|precision)\s*>=\s*(?P<least>[0-9.]+)\s*(?P<percent>%?)\s*$")
+_WANT = re.compile(
+    r"^\s*((?P<cls>.+?)\s+(?P<rate>recall|precision)|accuracy)\s*>=\s*(?P<least>[0-9.]+)\s*(?P<percent>%?)\s*$"
+)
 
 
 def want(text: str, classes: Sequence[str]) -> Want:
-    """What `--want` says: a class, `recall` or `precision`, `>=`, a share or a percentage.
+    """What `--want` says: a class and `recall` or `precision`, or `accuracy`; `>=`; a share or a percentage.
 
     Raises:
         CallError: when it is of another form, or names no class.
@@ -181,61 +184,165 @@ def want(text: str, classes: Sequence[str]) -> Want:
     """
     found = _WANT.match(text)
     if not found:
-        raise errors.CallError("want", expected="'CLASS recall>=0.98' or 'CLASS precision>=0.98'", received=repr(text))
-    if found["cls"] not in classes:
+        forms = "'CLASS recall>=0.98', 'CLASS precision>=0.98' or 'accuracy>=0.98'"
+        raise errors.CallError("want", expected=forms, received=repr(text))
+    if found["cls"] is not None and found["cls"] not in classes:
         raise errors.unknown("class", found["cls"], classes)
     try:
         least = float(found["least"]) / (100 if found["percent"] else 1)
     except ValueError:
         least = -1.0
-    if not 0 < least <= 1:
-        raise errors.CallError("want", expected="a share above 0 and up to 1", received=found["least"])
-    return Want(found["cls"], found["rate"], least)  # type: ignore[arg-type]
+    if not 0 < least < 1:
+        raise errors.CallError("want", expected="a share above 0 and below 1", received=found["least"])
+    return Want(found["cls"] or "", found["rate"] or "accuracy", least)  # type: ignore[arg-type]
 
 
-def threshold(probabilities: np.ndarray, targets: np.ndarray, classes: Sequence[str], wanted: Want) -> Threshold:
-    """The threshold on one class's probability that gives what is wanted at the least price.
-
-    For a recall: the highest threshold that reaches it, so with the fewest false alarms. For a precision: the lowest
-    that reaches it, so with the most recall. Where none reaches a precision, the one with the highest.
-
-    Args:
-        probabilities: `(N, K)` of the calibration part, at the classifier's temperature.
-        targets: int `(N,)`.
+def wants(text: str, classes: Sequence[str]) -> tuple[Want, ...]:
+    """Several of them, with semicolons between; the classes' first, because an accuracy is of what these leave.
 
     Raises:
-        DataError: when the calibration part has no record of the class.
+        CallError: as `want` does, and where a class or an accuracy is wanted twice.
     """
-    index = list(classes).index(wanted.cls)
-    scores, positive = np.asarray(probabilities)[:, index], np.asarray(targets) == index
-    if not positive.any():
-        raise errors.DataError(f"no record of {wanted.cls!r} to set a threshold on", do="Calibrate on more records")
-    steps = np.unique(scores)  # rising; named from a step on
-    hits = positive.sum() - np.searchsorted(np.sort(scores[positive]), steps)
-    named = len(scores) - np.searchsorted(np.sort(scores), steps)
-    rate = hits / (positive.sum() if wanted.rate == "recall" else named)
-    fits = np.flatnonzero(rate >= wanted.least - 1e-12)
-    best = int(rate.argmax()) if not fits.size else int(fits[-1] if wanted.rate == "recall" else fits[0])
-    hit, said, others = int(hits[best]), int(named[best]), int((~positive).sum())
-    return Threshold(
-        wanted,
-        float(steps[best]),
-        metrics.wilson(hit, int(positive.sum())),
-        metrics.wilson(hit, said),
-        metrics.wilson(said - hit, others),
-        bool(fits.size),
-    )
+    found = [want(part, classes) for part in text.split(";") if part.strip()]
+    if len({one.cls for one in found}) < len(found):
+        raise errors.CallError("want", expected="one threshold for each class", received=repr(text))
+    return tuple(sorted(found, key=lambda one: not one.cls))
 
 
 def with_thresholds(
-    clf: Classifier, logits: np.ndarray, targets: np.ndarray, wants: Sequence[Want]
+    clf: Classifier,
+    logits: np.ndarray,
+    targets: np.ndarray,
+    wanted: Sequence[Want],
+    *,
+    groups: Groups | None = None,
 ) -> tuple[Classifier, tuple[Threshold, ...]]:
-    """The classifier with a threshold for every want, and their prices, on the calibration part at its temperature.
+    """The classifier with a threshold for every want instead of those it had, and what they cost on these logits.
+
+    A threshold must keep what is wanted even if one more picture went wrong: for a recall it is the highest that finds
+    so many of n + 1 when n are there. On new pictures like these the mean recall is then no less than was wanted,
+    whatever the network (split conformal prediction: Vovk; Angelopoulos & Bates, arXiv 2107.07511, with one
+    class's records); and a promise that so few pictures cannot carry is refused. A precision's and an accuracy's is
+    the lowest that gives them: it is chosen among many, so they can be a little less on new pictures.
+
+    Args:
+        logits, targets: float `(N, K)`, int `(N,)`, of the calibration part.
 
     Raises:
-        DataError: when the calibration part has no record of a class.
+        DataError: when a want cannot be met, or there are too few records to know. It says what could be promised.
     """
-    probabilities = metrics.softmax(np.asarray(logits, np.float64) / clf.temperature)
-    found = tuple(threshold(probabilities, targets, clf.classes, wanted) for wanted in wants)
-    chosen = {**clf.thresholds, **{one.want.cls: one.probability for one in found}}
-    return dataclasses.replace(clf, thresholds=chosen), found
+    shares = classifier.probabilities(clf, np.asarray(logits, np.float64))
+    new = dataclasses.replace(clf, thresholds={}, unsure_below=0.0)
+    for one in wanted:
+        if one.cls:
+            found = threshold(shares, targets, clf.classes, one)
+            new = dataclasses.replace(new, thresholds={**new.thresholds, one.cls: found})
+        else:
+            new = dataclasses.replace(new, unsure_below=_least_sure(new, shares, targets, one))
+    settled = [Threshold(one, new.thresholds[one.cls] if one.cls else new.unsure_below, {}) for one in wanted]
+    priced = _priced(new, settled, "calibration", shares, targets, groups)
+    for one in priced:
+        reached = next(iter(score for name, score in one.price["calibration"].items() if one.want.rate in name))
+        if reached.value < one.want.least:
+            raise errors.DataError(f"{one.want} cannot be met together with the others", received=str(reached))
+    return new, priced
+
+
+def priced(
+    clf: Classifier,
+    found: Sequence[Threshold],
+    part: str,
+    logits: np.ndarray,
+    targets: np.ndarray,
+    *,
+    groups: Groups | None = None,
+) -> tuple[Threshold, ...]:
+    """The thresholds with what the classifier's answers come to on another part, by its name."""
+    return _priced(clf, found, part, classifier.probabilities(clf, np.asarray(logits, np.float64)), targets, groups)
+
+
+def threshold(shares: np.ndarray, targets: np.ndarray, classes: Sequence[str], wanted: Want) -> float:
+    """The threshold on one class's probability, of `(N, K)`, that gives what is wanted at the least price.
+
+    For a recall: the highest that reaches it, so with the fewest false alarms. For a precision: the lowest that reaches
+    it, so with the most recall. Both as `with_thresholds` says, which this is a part of.
+
+    Raises:
+        DataError: as there.
+    """
+    index = list(classes).index(wanted.cls)
+    scores, positive = np.asarray(shares)[:, index], np.asarray(targets) == index
+    steps = np.unique(scores)  # rising; named from a step on
+    hits = positive.sum() - np.searchsorted(np.sort(scores[positive]), steps)
+    named = len(scores) - np.searchsorted(np.sort(scores), steps)
+    of = np.full_like(named, positive.sum()) if wanted.rate == "recall" else named
+    return float(steps[_chosen(wanted, hits, of, last=wanted.rate == "recall")])
+
+
+def _least_sure(clf: Classifier, shares: np.ndarray, targets: np.ndarray, wanted: Want) -> float:
+    """The lowest probability of an answer from which on all answers are as accurate as wanted."""
+    said, sure = classifier.answers(clf, shares), shares.max(axis=1)
+    own = np.array([clf.thresholds.get(name, np.inf) for name in clf.classes])
+    sure[(shares >= own).any(axis=1)] = np.inf  # a threshold names these anyway
+    kept = said != UNSURE
+    steps = np.unique(np.append(0.0, sure[kept & np.isfinite(sure)]))
+    answered = kept.sum() - np.searchsorted(np.sort(sure[kept]), steps)
+    right = said == targets
+    hits = right.sum() - np.searchsorted(np.sort(sure[right]), steps)
+    return float(steps[_chosen(wanted, hits, answered, last=False)])
+
+
+def _chosen(wanted: Want, hits: np.ndarray, of: np.ndarray, *, last: bool) -> int:
+    """The first or last step at which hits of one more are what is wanted; refuses where there is none."""
+    fits = np.flatnonzero(hits >= wanted.least * (of + 1) - 1e-9)
+    if fits.size:
+        return int(fits[-1 if last else 0])
+    best = int((hits / (of + 1)).argmax())
+    most, n, needed = hits[best] / (of[best] + 1), int(of[best]), math.ceil(wanted.least / (1 - wanted.least) - 1e-9)
+    reached = metrics.wilson(int(hits[best]), n) if n else "no picture"
+    raise errors.DataError(
+        f"{wanted} cannot be promised",
+        expected=f"at least {needed:,} pictures to know it from" if n < needed else "a network that is so good",
+        received=f"{reached} on {n:,} pictures at best",
+        do=f"Want at most {math.floor(1000 * most) / 1000:g}, or give more pictures to set it on",
+    )
+
+
+def _priced(
+    clf: Classifier,
+    found: Sequence[Threshold],
+    part: str,
+    shares: np.ndarray,
+    targets: np.ndarray,
+    groups: Groups | None,
+) -> tuple[Threshold, ...]:
+    said = classifier.answers(clf, shares)
+
+    def share(hit: np.ndarray, of: np.ndarray) -> Score:
+        own = None if groups is None else [group for group, one in zip(groups, of) if one]
+        return metrics.share(hit[of], groups=own) if of.any() else metrics.wilson(0, 0)
+
+    def price(cls: str) -> dict[str, Score]:
+        if not cls:
+            return {
+                "accuracy on answered": share(said == targets, said != UNSURE),
+                "coverage": share(said != UNSURE, np.ones(len(said), bool)),
+            }
+        index = clf.classes.index(cls)
+        named, are = said == index, targets == index
+        return {"recall": share(named, are), "precision": share(are, named), "false alarms": share(named, ~are)}
+
+    return tuple(dataclasses.replace(one, price={**one.price, part: price(one.want.cls)}) for one in found)
+
+
+def to_dict(found: Sequence[Threshold]) -> list[dict[str, Any]]:
+    """Thresholds as plain values: `want`, `class` ("" for an accuracy), `probability`, `price`."""
+    return [
+        {
+            "want": str(one.want),
+            "class": one.want.cls,
+            "probability": one.probability,
+            "price": {part: {name: metrics.plain(s) for name, s in each.items()} for part, each in one.price.items()},
+        }
+        for one in found
+    ]

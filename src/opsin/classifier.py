@@ -42,7 +42,8 @@ class Classifier:
         network: float32 `(B, 3, S, S)`, normalised → logits `(B, K)`.
         spec: how to build the network again; None for a user's own module, which must be given when loading.
         temperature: logits are divided by it before the softmax (Guo et al. 2017).
-        thresholds: class → least probability to be named; {} for none.
+        thresholds: class → least probability to be named, be it the most probable or not; {} for none. See `answers`.
+        unsure_below: what no threshold decides is "unsure" where it is less probable than this; 0 for never.
         facts: what the model card tells: recipe, scores, data fingerprint, licence of the first weights.
     """
 
@@ -54,6 +55,7 @@ class Classifier:
     temperature: float = 1.0
     thresholds: Mapping[str, float] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    unsure_below: float = 0.0
 
     def __post_init__(self) -> None:
         allocation.keep()
@@ -69,6 +71,17 @@ def logits(clf: Classifier, images: Tensor) -> np.ndarray:
 def probabilities(clf: Classifier, found: np.ndarray) -> np.ndarray:
     """Logits `(B, K)` → float64 `(B, K)` whose rows sum to 1: softmax at the stored temperature."""
     return metrics.softmax(found / clf.temperature)
+
+
+def answers(clf: Classifier, shares: np.ndarray) -> np.ndarray:
+    """Probabilities `(B, K)` → int64 `(B,)`: the class that is named, or UNSURE. `metrics.named` says the rule."""
+    own = {clf.classes.index(name): least for name, least in clf.thresholds.items()}
+    return metrics.named(shares, own, least=clf.unsure_below)
+
+
+def decides(clf: Classifier) -> bool:
+    """Whether another answer than the most probable class is possible."""
+    return bool(clf.thresholds) or clf.unsure_below > 0
 
 
 def predict_store(
@@ -105,12 +118,14 @@ def predict_store(
 
 def _answered(clf: Classifier, chunk: Sequence[tuple[str, Tensor | Refusal]], run: Engine) -> Iterator[Prediction]:
     images = [item.numpy() for _, item in chunk if isinstance(item, Tensor)]
-    rows = iter(probabilities(clf, run(np.stack(images))).tolist() if images else ())
+    shares = probabilities(clf, run(np.stack(images))) if images else np.empty((0, len(clf.classes)))
+    rows = iter(zip(shares.tolist(), answers(clf, shares).tolist() if images else ()))
     for key, item in chunk:
         if isinstance(item, Refusal):
             yield Prediction(key, clf.classes, error=item)
         else:
-            yield Prediction(key, clf.classes, tuple(next(rows)))
+            row, answer = next(rows)
+            yield Prediction(key, clf.classes, tuple(row), answer=answer)
 
 
 def settle(
@@ -158,13 +173,15 @@ def _engine(clf: Classifier, plan: Plan) -> Engine:
 
 def _agreement(clf: Classifier, expected: np.ndarray, found: np.ndarray) -> float:
     """The share of pictures, of logits `(M, K)`, with the same label and no probability more than CLOSE off."""
-    apart = np.abs(probabilities(clf, found) - probabilities(clf, expected)).max(1)
-    return float(((apart <= CLOSE) & (found.argmax(1) == expected.argmax(1))).mean())
+    one, other = probabilities(clf, found), probabilities(clf, expected)
+    apart = np.abs(one - other).max(1)
+    return float(((apart <= CLOSE) & (answers(clf, one) == answers(clf, other))).mean())
 
 
 def digest(clf: Classifier) -> str:
-    """64 hexadecimal letters of what decides an answer: weights, layers, preprocessing, class names, temperature."""
-    facts = (str(clf.network), clf.preprocessing, clf.classes, clf.task, clf.temperature, dict(clf.thresholds))
+    """64 hexadecimal letters of what decides an answer: weights, layers, preprocessing, class names, temperature …"""
+    decided = (clf.temperature, dict(clf.thresholds), clf.unsure_below)
+    facts = (str(clf.network), clf.preprocessing, clf.classes, clf.task, *decided)
     found = hashlib.sha256(repr(facts).encode("utf-8", "surrogateescape"))
     for name, tensor in clf.network.state_dict().items():
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -19,7 +19,7 @@ from .classifier import Classifier
 from .metrics import intervals, rates
 from .metrics.given import Floats, Groups, Ints, units
 from .runs import scoring
-from .vocabulary import Dataset, Event
+from .vocabulary import UNSURE, Dataset, Event
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +83,10 @@ def compare(
     Accuracy's interval is that of Bonett & Price (2012) for paired shares; those of F1, and all of them with groups,
     are percentiles of the paired bootstrap of records, or of whole groups. Raises DataError.
     """
-    k = len(classes)
-    rates.confusion(targets, first, k), rates.confusion(targets, second, k)  # refuse what is wrong
+    k = len(classes) + 1  # the last one stands for UNSURE; no record is of it
+    for said in (first, second):
+        rates.confusion(targets, np.where(said == UNSURE, 0, said), k - 1)  # refuses what is wrong
+    first, second = (np.where(said == UNSURE, k - 1, said) for said in (first, second))
     of = units(groups, len(targets))
     right = np.stack([first == targets, second == targets])
     alone = int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
@@ -271,7 +273,8 @@ def comparing(
     for clf, pixels in zip((first, second), caches):
         found = yield from scoring.told(evaluation.logits(clf, pixels), "scoring", len(chosen))
         place = np.array([first.classes.index(name) for name in clf.classes])
-        answers.append(place[found.argmax(axis=1)])
+        said = classifier.answers(clf, classifier.probabilities(clf, found))
+        answers.append(np.where(said == UNSURE, UNSURE, place[said]))
     expected = evaluation.targets(first, chosen)
     return compare(answers[0], answers[1], expected, first.classes, groups=evaluation.groups(chosen))
 

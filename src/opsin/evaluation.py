@@ -45,14 +45,20 @@ def score(
     *,
     groups: Sequence[str | None] | None = None,
 ) -> Scores:
-    """The Scores of logits `(N, K)` against targets `(N,)` at the classifier's temperature.
+    """The Scores of logits `(N, K)` against targets `(N,)` at the classifier's temperature and thresholds.
 
     Args:
         largest: the largest class of the training data.
         groups: the group of every record, `(N,)`, as `groups` gives them: intervals are then those of whole groups.
     """
+    decided = classifier.answers(clf, classifier.probabilities(clf, found)) if classifier.decides(clf) else None
     return metrics.score(
-        found / clf.temperature, expected, clf.classes, largest=clf.classes.index(largest), groups=groups
+        found / clf.temperature,
+        expected,
+        clf.classes,
+        largest=clf.classes.index(largest),
+        groups=groups,
+        answers=decided,
     )
 
 

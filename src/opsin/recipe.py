@@ -92,6 +92,7 @@ class LearnChoice:
         "accuracy"
     )
     keep: Annotated[Literal["last", "best"], doc("which network is saved")] = "last"
+    want: Annotated[str, doc("what thresholds must reach: `bad recall>=0.98; accuracy>=0.99`")] = ""
 
 
 @dataclass(frozen=True)

@@ -132,14 +132,18 @@ class Event:
     values: Mapping[str, Any]
 
 
+UNSURE = -1  # in the place of a class's index: no class is named
+
+
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a classifier says of one picture: a probability for every class, or an error with its reason."""
+    """What a classifier says of one picture: a class or "unsure", with all probabilities, or an error's reason."""
 
     key: str
     classes: tuple[str, ...] = field(repr=False)
     probabilities: tuple[float, ...] | None = None  # (K,), sum 1; None where there is an error
     error: Refusal | None = None
+    answer: int | None = None  # index of the class that is named, UNSURE for none; None: the most probable one
 
     def top(self, k: int = 5) -> list[tuple[str, float]]:
         """The k most probable classes with their probabilities, best first."""
@@ -148,13 +152,28 @@ class Prediction:
 
     @property
     def label(self) -> str | None:
-        """The most probable class; None where there is an error."""
-        return self.top(1)[0][0] if self.probabilities else None
+        """The class that is named; None where the classifier is unsure, or there is an error."""
+        if not self.probabilities or self.unsure:
+            return None
+        return self.top(1)[0][0] if self.answer is None else self.classes[self.answer]
+
+    @property
+    def unsure(self) -> bool:
+        """Whether no class is named, because none is probable enough."""
+        return self.answer == UNSURE
+
+    @property
+    def probability(self) -> float | None:
+        """Of the class that is named, or of the most probable one where none is; None where there is an error."""
+        if not self.probabilities:
+            return None
+        return max(self.probabilities) if self.answer in (None, UNSURE) else self.probabilities[self.answer]
 
     def __str__(self) -> str:
         if self.error:
             return f"Prediction({self.key}: error {self.error.code}: {self.error.reason})"
-        return "Prediction(" + ", ".join(f"{name} {p:.2f}" for name, p in self.top(3)) + ")"
+        named = "unsure: " if self.unsure else "" if self.label == self.top(1)[0][0] else f"{self.label}: "
+        return f"Prediction({named}" + ", ".join(f"{name} {p:.2f}" for name, p in self.top(3)) + ")"
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +200,7 @@ class Scores:
     classes: tuple[str, ...]
     largest_class: str  # what always answering it would score is overall["largest class"]
     untested: tuple[str, ...] = ()  # classes without a record in the test
+    unsure: tuple[int, ...] = ()  # how many records of each class were given no name; () where all are always named
 
 
 def finished(work: Generator[Any, None, T]) -> T:

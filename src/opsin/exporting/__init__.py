@@ -141,6 +141,7 @@ def contract(clf: Classifier, *, resize: bool = False) -> dict[str, Any]:
         "task": clf.task,
         "classes": list(clf.classes),
         "thresholds": dict(clf.thresholds),
+        "unsure_below": clf.unsure_below,
         "temperature": clf.temperature,
         "input": {"shape": ["batch", 3, *size], "type": "uint8", "colour": "RGB, sRGB", "range": [0, 255]},
         "output": {"shape": ["batch", len(clf.classes)], "type": "float32", "holds": "probabilities"},

@@ -32,14 +32,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import CallError, ModelError
-from ..vocabulary import Score, Scores
+from ..vocabulary import UNSURE, Score, Scores
 from .given import Floats, Groups, Ints, pair, wrong
 from .intervals import DRAWS, wilson
 from .probabilities import brier, ece, mae, nll, rmse, softmax
 from .ranking import auroc, average_precision, false_alarms_at, one_against_rest, recall_at
 from .rates import (
     AVERAGES,
-    UNSURE,
     accuracy,
     averages,
     averages_of,
@@ -82,6 +81,7 @@ __all__ = [
     "named",
     "nll",
     "per_class",
+    "plain",
     "precision",
     "recall",
     "recall_at",
@@ -113,41 +113,59 @@ def score(
     *,
     largest: int,
     groups: Groups | None = None,
+    answers: Ints | None = None,
 ) -> Scores:
     """All that a test found.
 
     logits: finite, (N, K), one row a record, already divided by a temperature where there is one. targets: integer
     (N,), 0…K - 1. classes: the K names. largest: index of the largest class of training. groups: the group of each
-    record, (N,), None for one that stands alone; intervals are then those of drawing whole groups. Raises DataError:
-    no record, NaN, wrong shapes, targets out of range; CallError.
+    record, (N,), None for one that stands alone; intervals are then those of drawing whole groups. answers: what was
+    said under thresholds, (N,), as `named` gives it; UNSURE is never right, so `accuracy` counts it as wrong, and
+    `accuracy on answered` and `coverage` are told as well. Raises DataError: no record, NaN, wrong shapes, targets out
+    of range; CallError.
     """
     rows, true = pair(logits, targets)
     names = _checked_names(classes, rows.shape[1], largest)
-    before, answered = ranks(rows, true), rows.argmax(axis=1)
+    said = rows.argmax(axis=1) if answers is None else answers
+    answered = np.where(said == UNSURE, len(names), said)  # as one class more, that no record has
+    width = len(names) + int((said == UNSURE).any())
     macro, ranked = one_against_rest(softmax(rows), true, groups=groups)
-    overall = {"accuracy": share(before < 1, groups=groups)}
+    overall = {"accuracy": share(said == true, groups=groups)}
+    if answers is not None:
+        overall |= _selective(said, true, groups)
     if len(names) > 5:
-        overall["top-5"] = share(before < 5, groups=groups)
-    overall |= averages_of(true, answered, len(names), groups=groups) | macro
+        overall["top-5"] = share(ranks(rows, true) < 5, groups=groups)
+    overall |= averages_of(true, answered, width, groups=groups) | macro
     overall["largest class"] = largest_class(true, largest, groups=groups)
     records = np.bincount(true, minlength=len(names))
-    each = list(zip(*per_class(true, answered, len(names), groups=groups)))
+    each = list(zip(*per_class(true, answered, width, groups=groups)))
+    matrix = confusion(true, answered, len(names) + 1)[:-1]
     tested = np.flatnonzero(records).tolist()
     return Scores(
         n=len(true),
         overall=overall,
         per_class={names[c]: dict(zip(("precision", "recall", "F1"), each[c])) | ranked.get(c, {}) for c in tested},
-        confusion=tuple(map(tuple, confusion(true, answered, len(names)).tolist())),
+        confusion=tuple(map(tuple, matrix[:, :-1].tolist())),
         classes=names,
         largest_class=names[largest],
         untested=tuple(name for name, count in zip(names, records) if not count),
+        unsure=() if answers is None else tuple(matrix[:, -1].tolist()),
     )
+
+
+def _selective(said: Ints, true: Ints, groups: Groups | None) -> dict[str, Score]:
+    """What answers are worth, and how many there are, where UNSURE is one."""
+    sure = said != UNSURE
+    own = None if groups is None else [group for group, one in zip(groups, sure) if one]
+    right = share(said[sure] == true[sure], groups=own) if sure.any() else Score(math.nan, 0.0, 1.0, 0)
+    return {"accuracy on answered": right, "coverage": share(sure, groups=groups)}
 
 
 # ---- as JSON
 
 
-def _score_to(score: Score) -> dict[str, Any]:
+def plain(score: Score) -> dict[str, Any]:
+    """A score as plain values for JSON; NaN as None."""
     value = score.value if math.isfinite(score.value) else None
     return {"value": value, "low": score.low, "high": score.high, "n": score.n}
 
@@ -161,12 +179,13 @@ def to_dict(scores: Scores) -> dict[str, Any]:
     """Scores as plain values for JSON, every score as {value, low, high, n}; NaN, which JSON lacks, as None."""
     return {
         "n": scores.n,
-        "overall": {name: _score_to(score) for name, score in scores.overall.items()},
-        "per_class": {c: {name: _score_to(s) for name, s in each.items()} for c, each in scores.per_class.items()},
+        "overall": {name: plain(score) for name, score in scores.overall.items()},
+        "per_class": {c: {name: plain(s) for name, s in each.items()} for c, each in scores.per_class.items()},
         "confusion": [list(row) for row in scores.confusion],
         "classes": list(scores.classes),
         "largest_class": scores.largest_class,
         "untested": list(scores.untested),
+        "unsure": list(scores.unsure),
     }
 
 
@@ -181,6 +200,7 @@ def from_dict(data: Mapping[str, Any]) -> Scores:
             classes=tuple(data["classes"]),
             largest_class=str(data["largest_class"]),
             untested=tuple(data["untested"]),
+            unsure=tuple(data.get("unsure", ())),
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         do = "Score again from the saved logits"

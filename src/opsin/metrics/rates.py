@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import CallError
-from ..vocabulary import Score
+from ..vocabulary import UNSURE, Score
 from . import intervals
 from .given import Floats, Groups, Ints, indices, pair, units, wrong
 from .intervals import DRAWS, wilson, wilson_bounds
@@ -79,25 +79,22 @@ def largest_class(targets: npt.ArrayLike, largest: int, *, groups: Groups | None
     return share(true == largest, groups=groups)
 
 
-UNSURE = -1
-
-
-def named(probabilities: npt.ArrayLike, thresholds: Mapping[int, float]) -> Ints:
+def named(probabilities: npt.ArrayLike, thresholds: Mapping[int, float], *, least: float = 0.0) -> Ints:
     """The answer to each row of probabilities (N, K) under thresholds, int64 (N,): a class index, or UNSURE.
 
     thresholds: class index → least probability to be named. A class whose probability reaches its threshold is named,
     be it the most probable or not; of several the one that exceeds its own by the largest factor. Where none does,
-    the most probable class is named if it has no threshold; if it has one and misses it, the answer is UNSURE.
+    the most probable class is named if it has no threshold and reaches `least`, 0…1; else the answer is UNSURE.
 
     >>> named([[0.9, 0.1], [0.99, 0.01], [0.4, 0.6]], {1: 0.05}).tolist(), named([[0.3, 0.7]], {1: 0.9}).tolist()
     ([1, 0, 1], [-1])
     """
     rows = np.asarray(probabilities, np.float64)
-    least = np.full(rows.shape[1], np.inf)
+    own = np.full(rows.shape[1], np.inf)
     for index, value in thresholds.items():
-        least[index] = max(value, 1e-300)
-    factor, first = rows / least, rows.argmax(axis=1)
-    free = np.where(np.isinf(least[first]), first, UNSURE)
+        own[index] = max(value, 1e-300)
+    factor, first = rows / own, rows.argmax(axis=1)
+    free = np.where(np.isinf(own[first]) & (rows.max(axis=1) >= least), first, UNSURE)
     return np.where(factor.max(axis=1) >= 1, factor.argmax(axis=1), free)
 
 

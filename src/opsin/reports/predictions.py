@@ -20,17 +20,18 @@ from .. import errors
 from ..spreadsheets import guarded
 from ..vocabulary import Prediction, Refusal
 
-COLUMNS = ("path", "label", "probability", "error", "reason")
+COLUMNS = ("path", "label", "probability", "unsure", "error", "reason")
 ROWS = 4096  # of Parquet that are written at a time
 
 
 def to_json(prediction: Prediction) -> str:
-    """One line of JSON: `path`, then `label` and `probabilities` by class, or `error` with its `code` and `reason`."""
+    """One line of JSON: `path`, then `label` (null where `unsure`) and `probabilities` by class, or `error` with its
+    `code` and `reason`."""
     answer: dict[str, object] = {"path": prediction.key}
     if prediction.error:
         answer["error"] = {"code": prediction.error.code, "reason": prediction.error.reason}
     else:
-        answer["label"] = prediction.label
+        answer |= {"label": prediction.label, "unsure": prediction.unsure}
         answer["probabilities"] = dict(zip(prediction.classes, prediction.probabilities or ()))
     return _printable(json.dumps(answer, ensure_ascii=False))
 
@@ -73,7 +74,7 @@ class Table:
 def predictions(file: Path | None, classes: Sequence[str], *, of: str = "") -> Iterator[Table]:
     """A Table that becomes `file` when the block ends well; else what was written is kept for the next call.
 
-    Every prediction is a row: path, label, probability, error, reason, then every class's probability. Without a `file`
+    Every prediction is a row: path, label, probability, unsure, error, reason, then every class's probability. Without a `file`
     nothing is kept.
 
     Args:
@@ -116,19 +117,19 @@ def _finish(file: Path, part: Path, opened: BinaryIO, classes: Sequence[str], ma
     part.unlink()
 
 
-# ── the part: a line of JSON for each, [path, probabilities or null, code, reason] ──
+# ── the part: a line of JSON for each, [path, probabilities or null, code, reason, answer] ──
 
 
 def _line(prediction: Prediction) -> bytes:
     error = prediction.error
     told = [error.code, error.reason] if error else ["", ""]
-    return json.dumps([prediction.key, prediction.probabilities, *told]).encode() + b"\n"
+    return json.dumps([prediction.key, prediction.probabilities, *told, prediction.answer]).encode() + b"\n"
 
 
 def _read(line: bytes, classes: tuple[str, ...]) -> Prediction:
-    key, found, code, reason = json.loads(line)
+    key, found, code, reason, answer = json.loads(line)
     error = Refusal(key, code, reason) if found is None else None
-    return Prediction(key, classes, tuple(found) if found is not None else None, error)
+    return Prediction(key, classes, tuple(found) if found is not None else None, error, answer)
 
 
 def _recover(part: BinaryIO, table: Table, classes: int) -> None:
@@ -137,7 +138,7 @@ def _recover(part: BinaryIO, table: Table, classes: int) -> None:
     end = 0
     for line in part:
         try:
-            key, found, _, _ = json.loads(line)
+            key, found, _, _, _ = json.loads(line)
             whole = line.endswith(b"\n") and (found is None or len(found) == classes) and key not in table.done
         except (ValueError, TypeError):
             whole = False
@@ -173,10 +174,11 @@ def _csv(file: Path, found: Iterable[Prediction], classes: Sequence[str]) -> Non
 
 def _row(prediction: Prediction) -> list[str]:
     label, error = prediction.label, prediction.error
-    best = f"{max(prediction.probabilities):.6f}" if prediction.probabilities else ""
+    best = "" if prediction.probability is None else f"{prediction.probability:.6f}"
+    unsure = "" if error else "yes" if prediction.unsure else "no"
     told = [error.code, error.reason] if error else ["", ""]
     others = [f"{p:.6f}" for p in prediction.probabilities or ()]
-    return [guarded(prediction.key), guarded(label or ""), best, *map(guarded, told), *others]
+    return [guarded(prediction.key), guarded(label or ""), best, unsure, *map(guarded, told), *others]
 
 
 def _jsonl(file: Path, found: Iterable[Prediction], classes: Sequence[str]) -> None:
@@ -187,7 +189,8 @@ def _jsonl(file: Path, found: Iterable[Prediction], classes: Sequence[str]) -> N
 def _parquet(file: Path, found: Iterable[Prediction], classes: Sequence[str]) -> None:
     pyarrow = _pyarrow()
     names = [_printable(name) + (" (class)" if name in COLUMNS else "") for name in classes]
-    kinds = [(name, pyarrow.float64() if name == "probability" else pyarrow.string()) for name in COLUMNS]
+    other = {"probability": pyarrow.float64(), "unsure": pyarrow.bool_()}
+    kinds = [(name, other.get(name, pyarrow.string())) for name in COLUMNS]
     schema = pyarrow.schema([*kinds, *((name, pyarrow.float64()) for name in names)])
     found = iter(found)
     with pyarrow.parquet.ParquetWriter(file, schema) as writer:
@@ -199,9 +202,9 @@ def _parquet(file: Path, found: Iterable[Prediction], classes: Sequence[str]) ->
 def _values(prediction: Prediction) -> list[Any]:
     texts = [prediction.key, prediction.label]
     told = [prediction.error.code, prediction.error.reason] if prediction.error else [None, None]
-    best = max(prediction.probabilities) if prediction.probabilities else None
+    unsure = None if prediction.error else prediction.unsure
     path, label, code, reason = (None if text is None else _printable(text) for text in (*texts, *told))
-    return [path, label, best, code, reason, *(prediction.probabilities or [None] * len(prediction.classes))]
+    return [path, label, prediction.probability, unsure, code, reason, *(prediction.probabilities or [None] * len(prediction.classes))]
 
 
 def _pyarrow() -> Any:

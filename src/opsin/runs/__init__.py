@@ -29,7 +29,7 @@ from ..vocabulary import Dataset, Event, Scores
 from . import stages
 from .folder import Origin, create, find, listed, record, reopen
 from .previews import augmented, find_rate
-from .scoring import alike, divided, evaluate, evaluating
+from .scoring import alike, divided, evaluate, evaluating, settling
 from .stages import MEASURED, Execution, check
 
 __all__ = [
@@ -52,6 +52,7 @@ __all__ = [
     "load",
     "reopen",
     "report",
+    "settling",
     "train",
     "work",
 ]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import checks, errors, plans, sources, splits
+from .. import calibration, checks, errors, plans, sources, splits
 from .. import recipe as recipes
 from ..duplicates import Pair
 from ..plans import Plan
@@ -54,12 +54,16 @@ def create(
         pairs: what `scoring.alike` found: these pictures are kept in one split.
 
     Raises:
-        CallError: when the folder is there already.
-        DataError: when the data cannot be split, or its test pictures stand in train or val as well.
+        CallError: when the folder is there already, and for a want that names no class.
+        DataError: when the data cannot be split, there is no validation to set thresholds on, or its test pictures
+            stand in train or val as well.
         MachineError: when it cannot be written.
     """
+    wanted = calibration.wants(recipe.learn.want, data.classes)
     pairs = finished(scoring.alike(data, near=not split)) if pairs is None else pairs
     divided = scoring.divided(data, recipe.seed, split=split, pairs=pairs)
+    if wanted and not len(divided.val):
+        raise errors.DataError("nothing to set thresholds on", expected="validation pictures", received="none")
     divided = _looked_at(divided, [pair for pair in pairs if pair.kind == "bytes"], leaks)
     folder = Path(out) if out else _free(Path("runs"), data.name)
     if folder.exists():

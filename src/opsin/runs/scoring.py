@@ -10,7 +10,8 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
-from .. import cache, codecs, duplicates, errors, evaluation, sources, splits
+from .. import cache, calibration, codecs, duplicates, errors, evaluation, sources, splits
+from ..calibration import Threshold
 from ..classifier import Classifier
 from ..duplicates import Pair
 from ..reports import Answers
@@ -49,6 +50,27 @@ def evaluating(
     scores = evaluation.score(clf, found, expected, largest, groups=groups)
     keys = tuple(record.key for record in chosen.records)
     return Answers(name, found, expected, keys, tuple(groups) if groups else None, clf.classes), scores, chosen
+
+
+def settling(
+    clf: Classifier, data: Dataset, wanted: str
+) -> Generator[Event, None, tuple[Classifier, tuple[Threshold, ...]]]:
+    """`clf` with thresholds for what is wanted, as events: set on the validation part of `data`, priced on its test.
+
+    Raises:
+        CallError: for a want that names no class, and when `data` has no validation part.
+        DataError: as `evaluate` and `calibration.with_thresholds` say.
+    """
+    wants = calibration.wants(wanted, clf.classes)
+    settled: tuple[Threshold, ...] = ()
+    for part in ("val", "test"):
+        answers, _, _ = yield from evaluating(clf, data, part)  # type: ignore[arg-type]
+        rows = answers.logits, answers.targets
+        if part == "val":
+            clf, settled = calibration.with_thresholds(clf, *rows, wants, groups=answers.groups)
+        else:
+            settled = calibration.priced(clf, settled, part, *rows, groups=answers.groups)
+    return dataclasses.replace(clf, facts={**clf.facts, "wants": calibration.to_dict(settled)}), settled
 
 
 def told(work: Work[T], what: str, of: int) -> Generator[Event, None, T]:

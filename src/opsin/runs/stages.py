@@ -315,6 +315,7 @@ def _scored(folder: Path, clf: Classifier, pixels: Pixels, recipe: Recipe) -> It
     artefact.save(clf, candidate)
     loaded = artefact.load(candidate, network=clf.network if clf.spec is None else None)
     scores: dict[str, Any] = {}
+    wanted, settled = calibration.wants(recipe.learn.want, clf.classes), ()
     for split in SPLITS[1:]:
         if any(record.split == split for record in pixels.data.records):
             part = pixels.part(_in(split))
@@ -324,11 +325,16 @@ def _scored(folder: Path, clf: Classifier, pixels: Pixels, recipe: Recipe) -> It
             if split == "val" and _val_chose_nothing(recipe):
                 loaded = calibration.calibrate(loaded, found, expected)
                 yield _note(f"calibrated on {len(part):,} val pictures: temperature {loaded.temperature:.3f}")
-            scored = evaluation.score(
-                loaded, found, expected, clf.facts["largest class"], groups=evaluation.groups(part.data)
-            )
+            groups = evaluation.groups(part.data)
+            if split == "val" and wanted:
+                loaded, settled = calibration.with_thresholds(loaded, found, expected, wanted, groups=groups)
+            elif settled:
+                settled = calibration.priced(loaded, settled, split, found, expected, groups=groups)
+            scored = evaluation.score(loaded, found, expected, clf.facts["largest class"], groups=groups)
             scores[split] = metrics.to_dict(scored)
-    final = dataclasses.replace(loaded, facts={**clf.facts, "scores": scores})
+    yield from (_note(str(one)) for one in settled)
+    facts = {**clf.facts, "scores": scores, "wants": calibration.to_dict(settled)}
+    final = dataclasses.replace(loaded, facts=facts)
     folders.write_json(folder / "scores.json", scores)
     artefact.save(final, folder / "model")  # the last thing: a run with a model is finished
     shutil.rmtree(candidate, ignore_errors=True)

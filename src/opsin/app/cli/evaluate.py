@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from ...errors import CallError
+
 
 @click.command()
 @click.argument("model")
@@ -18,27 +20,52 @@ import click
     help="Which part of DATA; test by default, all where it has no split.",
 )
 @click.option("--group", default="", metavar="PATTERN", help="As it was given to opsin train for this model.")
+@click.option(
+    "--want", "wants", multiple=True, metavar="WANT", help='Set thresholds: "bad recall>=0.98", "accuracy>=0.99".'
+)
+@click.option("--save", type=click.Path(path_type=Path, file_okay=False), help="Where the model with them goes.")
 @click.option("--report", type=click.Path(path_type=Path, file_okay=False), help="Write report.html and .json there.")
 @click.option("--pictures/--no-pictures", default=True, help="Whether the report may show pictures of mistakes.")
 @click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON, and nothing else.")
 def command(
-    model: str, data: str, part: str | None, group: str, report: Path | None, pictures: bool, as_json: bool
+    model: str,
+    data: str,
+    part: str | None,
+    group: str,
+    wants: tuple[str, ...],
+    save: Path | None,
+    report: Path | None,
+    pictures: bool,
+    as_json: bool,
 ) -> None:
     """Test MODEL (a model's folder, a run's name, last) on DATA, with intervals.
 
     Data that the model was trained on is divided as it was for training, and only its test part is used.
+
+    --want sets thresholds on the validation part of DATA instead of those the model has, and says what they cost there
+    and on the test. MODEL stays as it is; the one with thresholds is saved by --save.
     """
-    from ... import metrics, reports, runs, sources
+    from ... import artefact, metrics, reports, runs, sources
     from . import render
 
     quiet = render.console(stderr=as_json)
     clf = runs.load(model)
-    found = render.watched(quiet, runs.evaluating(clf, sources.read(data, group=group), part))  # type: ignore[arg-type]
+    if bool(wants) != bool(save):
+        raise CallError("--want and --save", expected="both: a new model is saved", received="one")
+    read = sources.read(data, group=group)
+    if wants and save:
+        clf, settled = render.watched(quiet, runs.settling(clf, read, "; ".join(wants)))
+        artefact.save(clf, save)
+        for one in settled:
+            quiet.print(str(one))
+        quiet.print(f"saved {save}\n")
+    found = render.watched(quiet, runs.evaluating(clf, read, part))  # type: ignore[arg-type]
     answers, scores, tested = found
     if report:
         page = reports.write(reports.of_classifier(clf, answers, tested), report, store=tested.store, pictures=pictures)
         quiet.print(f"report {page}")
     if as_json:
-        click.echo(json.dumps({"part": answers.part, "scores": metrics.to_dict(scores)}))
+        told = {"part": answers.part, "scores": metrics.to_dict(scores), "wants": clf.facts.get("wants", [])}
+        click.echo(json.dumps(told))
     else:
         render.scores(quiet, answers.part, scores)

@@ -130,4 +130,6 @@ def _show(prediction: Any, top: int, as_json: bool) -> None:
         click.echo(f"{prediction.key}   error {prediction.error.code}: {prediction.error.reason}")
     else:
         named = "   ".join(f"{name} {probability:.3f}" for name, probability in prediction.top(top))
-        click.echo(f"{prediction.key}   {named}")
+        first = prediction.top(1)[0][0]
+        said = "unsure: " if prediction.unsure else "" if prediction.label == first else f"{prediction.label}: "
+        click.echo(f"{prediction.key}   {said}{named}")

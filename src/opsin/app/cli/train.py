@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 )
 @click.option("--picture", default="", metavar="COLUMN", help="Of a table: its paths, where their name does not tell.")
 @click.option("--target", default="", metavar="COLUMN", help="Of a table: its classes, where their name does not tell.")
+@click.option(
+    "--want", "wants", multiple=True, metavar="WANT", help='Set thresholds: "bad recall>=0.98", "accuracy>=0.99".'
+)
 @click.option("--split", type=click.Path(path_type=Path), help="Use the split.csv of another run.")
 @click.option(
     "--alike/--no-alike", default=True, help="Keep near-duplicates in one split: a quick look at each picture."
@@ -57,6 +60,7 @@ def command(
     group: str,
     picture: str,
     target: str,
+    wants: tuple[str, ...],
     split: Path | None,
     alike: bool,
     leaks: bool,
@@ -83,7 +87,7 @@ def command(
     quiet = render.console(stderr=as_json)
     how = runs.Execution(device, precision, threads, engine)
     if resume:
-        if any((data, recipe, choices, split, out, group, picture, target, sheet, chart)):
+        if any((data, recipe, choices, wants, split, out, group, picture, target, sheet, chart)):
             raise CallError("--resume", expected="no other choices: the run has made them", received="some")
         folder = runs.find(resume)
         read, chosen = runs.reopen(folder)
@@ -91,6 +95,7 @@ def command(
         if not data:
             raise CallError("what to train on", expected="DATA, or --resume RUN", received="neither")
         chosen = recipes.read(recipe or "finetune").set_texts(choices)
+        chosen = chosen.set(want="; ".join(wants)) if wants else chosen
         runs.check(chosen, how)
         place = str(Path(data).resolve() if Path(data).exists() else data)
         origin = runs.Origin(place, group, picture, target)
