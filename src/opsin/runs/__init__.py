@@ -7,6 +7,8 @@
       logits/       every score can be computed from them again        scores.json   of validation and test
       model/        the artefact                                       report.html    for people; and .json
 
+Folds, and runs by several seeds, are a series: a folder of such folders (see `series`).
+
 A run is a generator of events; to stop is to stop asking. It is made so that the same command gives the same
 `model/`, undisturbed or killed and resumed.
 """
@@ -26,19 +28,22 @@ from .. import recipe as recipes
 from ..classifier import Classifier
 from ..recipe import Recipe
 from ..vocabulary import Dataset, Event, Scores
-from . import stages
+from . import series, stages
 from .folder import create, find, listed, record, reopen
 from .previews import augmented, find_rate
 from .scoring import evaluate, evaluating
+from .series import Series
 from .stages import MEASURED, Execution, check
 
 __all__ = [
     "MEASURED",
     "Execution",
     "Run",
+    "Series",
     "augmented",
     "check",
     "create",
+    "cross_validate",
     "evaluate",
     "evaluating",
     "events",
@@ -48,7 +53,9 @@ __all__ = [
     "listed",
     "load",
     "reopen",
+    "repeat",
     "report",
+    "series",
     "train",
     "work",
 ]
@@ -168,12 +175,77 @@ def train(
     return finish(folder, network=copy.deepcopy(network) if network is not None else None)
 
 
+def cross_validate(
+    data: Dataset,
+    recipe: str | Recipe = "finetune",
+    *,
+    folds: int | str = 5,
+    out: str | Path = "",
+    resume: str | Path = "",
+    network: nn.Module | None = None,
+    how: Execution = MEASURED,
+    leaks: bool = False,
+) -> Series:
+    """Measure a recipe: every picture outside a given test part is tested once, by a model that did not learn from it.
+
+    Args:
+        folds: how many, stratified and with groups whole; or `group`: one fold a group (leave one hospital out).
+        resume: the folder of a series that is to go on; finished folds are not made again.
+        data, recipe, out, network, how, leaks: as for `events`.
+
+    Raises:
+        CallError, DataError, MachineError: as `series.begin` and `events` say.
+    """
+    chosen = _chosen(recipe, network, how)
+    folder = Path(resume) if resume else series.begin(data, chosen, folds=folds, out=out, leaks=leaks)
+    return _all_of(folder, data, network, how)
+
+
+def repeat(
+    data: Dataset,
+    recipe: str | Recipe = "finetune",
+    *,
+    seeds: int = 3,
+    out: str | Path = "",
+    resume: str | Path = "",
+    network: nn.Module | None = None,
+    how: Execution = MEASURED,
+    leaks: bool = False,
+) -> Series:
+    """Runs by several seeds on one division: what first weights, order and augmentation do to the scores.
+
+    Args:
+        seeds: how many: the recipe's and those after it.
+        data, recipe, out, resume, network, how, leaks: as for `cross_validate`.
+
+    Raises:
+        CallError, DataError, MachineError: as `series.begin` and `events` say.
+    """
+    chosen = _chosen(recipe, network, how)
+    folder = Path(resume) if resume else series.begin(data, chosen, seeds=seeds, out=out, leaks=leaks)
+    return _all_of(folder, data, network, how)
+
+
+def _all_of(folder: Path, data: Dataset, network: nn.Module | None, how: Execution) -> Series:
+    for member in series.members(folder, data):
+        if begun := series.opened(folder, member):
+            at, divided, chosen = begun
+            for _ in work(at, divided, chosen, network=network, how=how):
+                pass
+            report(at, divided)
+    return series.finish(folder, data)
+
+
 def _begun(
     data: Dataset, recipe: str | Recipe, out: str | Path, network: nn.Module | None, how: Execution, leaks: bool
 ) -> Path:
+    return create(data, _chosen(recipe, network, how), out=out, leaks=leaks)
+
+
+def _chosen(recipe: str | Recipe, network: nn.Module | None, how: Execution) -> Recipe:
     chosen = recipe if isinstance(recipe, Recipe) else recipes.read(recipe)
     check(chosen, how, network)
-    return create(data, chosen, out=out, leaks=leaks)
+    return chosen
 
 
 def load(model: str | Path, *, network: nn.Module | None = None) -> Classifier:
@@ -191,6 +263,12 @@ def load(model: str | Path, *, network: nn.Module | None = None) -> Classifier:
     if str(model) == "imagenet":
         return classifier.imagenet()
     folder = find(model)
+    if series.is_series(folder):
+        raise errors.CallError(f"{folder} is a series of runs", do=f"Choose one of them, such as {_first(folder)}")
     if not (folder / "model").is_dir():
         raise errors.ModelError(f"{folder} is not finished", do=f"Go on with: opsin train --resume {folder}")
     return artefact.load(folder / "model", network=network)
+
+
+def _first(folder: Path) -> Path:
+    return min((file.parent for file in folder.glob("*/data.json")), default=folder / "fold-1")

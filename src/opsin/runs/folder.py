@@ -42,11 +42,7 @@ def create(
     """
     divided = splits.read(data, Path(split)) if split else scoring.divided(data, recipe.seed)
     divided = _looked_at(divided, leaks)
-    folder = Path(out) if out else _free(Path("runs"), data.name)
-    if folder.exists():
-        raise errors.CallError(
-            f"{folder} exists", expected="a new folder", do=f"Choose another --out, or go on with --resume {folder}"
-        )
+    folder = unused(out, data.name)
     with errors.writing(folder):
         beside = folder.with_name(f".{folder.name}.{os.getpid()}")
         (beside / "checkpoint").mkdir(parents=True)
@@ -68,6 +64,20 @@ def _looked_at(data: Dataset, leaks: bool) -> Dataset:
     found = [finding for finding in report.findings if finding.severity != "note" and finding.kind != "unreadable"]
     notes = (f"{finding.severity}: {finding.text}; {finding.effect}" for finding in found)
     return dataclasses.replace(data, notes=(*data.notes, *notes))
+
+
+def unused(out: str | Path, name: str) -> Path:
+    """The folder of a new run on data called `name`: `out`, or the first that is free.
+
+    Raises:
+        CallError: when `out` exists.
+    """
+    folder = Path(out) if out else _free(Path("runs"), name)
+    if folder.exists():
+        raise errors.CallError(
+            f"{folder} exists", expected="a new folder", do=f"Choose another --out, or go on with --resume {folder}"
+        )
+    return folder
 
 
 def _free(parent: Path, name: str) -> Path:
@@ -120,6 +130,14 @@ def reopen(folder: Path, data: Dataset | None = None) -> tuple[Dataset, Recipe]:
         CallError: when there is no run.
         DataError: when the data has changed since.
     """
+    data = unchanged(folder, data)
+    notes = tuple(_read_data(folder)["notes"])
+    divided = dataclasses.replace(splits.read(data, folder / "split.csv"), notes=notes)
+    return divided, recipes.read(folder / "recipe.toml")
+
+
+def unchanged(folder: Path, data: Dataset | None = None) -> Dataset:
+    """The data of a run as it is read, not divided. Takes and raises what `reopen` does."""
     known = _read_data(folder)
     if data is None:
         if not known["source"]:
@@ -132,8 +150,7 @@ def reopen(folder: Path, data: Dataset | None = None) -> tuple[Dataset, Recipe]:
             received=f"{data.fingerprint[:12]}…",
             do="Put the data back as it was, or start a new run",
         )
-    divided = dataclasses.replace(splits.read(data, folder / "split.csv"), notes=tuple(known["notes"]))
-    return divided, recipes.read(folder / "recipe.toml")
+    return data
 
 
 def _read_data(folder: Path) -> dict[str, Any]:
