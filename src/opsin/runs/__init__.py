@@ -29,7 +29,7 @@ from ..classifier import Classifier
 from ..recipe import Recipe
 from ..vocabulary import Dataset, Event, Scores
 from . import series, stages
-from .folder import create, find, listed, record, reopen
+from .folder import create, find, listed, record, reopen, unchanged
 from .previews import augmented, find_rate
 from .scoring import evaluate, evaluating
 from .series import Series
@@ -57,6 +57,7 @@ __all__ = [
     "report",
     "series",
     "train",
+    "unchanged",
     "work",
 ]
 
