@@ -160,6 +160,16 @@ def test_a_run_cut_anywhere_and_resumed_ends_as_the_undisturbed_one(tmp_path, na
         ]
 
 
+def test_a_run_of_the_small_network_goes_on_although_its_stem_does_not_learn(tmp_path) -> None:
+    choices = recipe(size=16, network="small", optimiser="nesterov", weight_decay=5e-4)
+    opsin.train(digits(), choices, out=tmp_path / "whole", how=HOW)
+    stream = opsin.events(digits(), choices, out=tmp_path / "cut", how=HOW)
+    list(islice((event for event in stream if event.kind == "step"), 2))
+    stream.close()
+    opsin.train(digits(), resume=tmp_path / "cut", how=HOW)
+    assert results(tmp_path / "cut") == results(tmp_path / "whole")
+
+
 def test_a_run_cut_again_and_again_ends_as_the_undisturbed_one(tmp_path) -> None:
     whole = train(digits(), tmp_path / "whole", epochs=3)
     folder = tmp_path / "cut"

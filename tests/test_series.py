@@ -121,7 +121,7 @@ def test_one_fold_a_group_tests_each_group_by_who_saw_none_of_it(tmp_path) -> No
     score = bare.pooled.overall["accuracy"]
     assert score.n == 60
     alone = metrics.wilson(round(score.value * 60), 60)
-    assert (score.low, score.high) != pytest.approx((alone[0], alone[1]))  # of three groups, not of 60 pictures
+    assert (score.low, score.high) != pytest.approx((alone.low, alone.high))  # of three groups, not of 60 pictures
 
 
 def test_a_given_test_part_is_left_alone(tmp_path) -> None:

@@ -27,6 +27,12 @@ class NetworkChoice:
     network: Annotated[str, doc("a name of `opsin list models`")] = "textbook"
     pretrained: Annotated[bool, doc("start from published weights")] = False
     pool: Annotated[Literal["max", "average"], doc("pooling of the textbook network")] = "max"
+    start: Annotated[str, doc("digest of the model of ours whose weights it starts from; what --from sets")] = ""
+
+    @property
+    def tuned(self) -> bool:
+        """Whether first weights know something already."""
+        return self.pretrained or bool(self.start)
 
 
 @dataclass(frozen=True)
@@ -113,7 +119,7 @@ class OptimiserChoice:
 
 @dataclass(frozen=True)
 class FinetuneChoice:
-    """How pretrained weights are adapted; without `pretrained` nothing here acts."""
+    """How weights that know something are adapted; from random ones nothing here acts."""
 
     head: Annotated[Literal["fitted", "random"], doc("fitted: logistic regression on frozen features first")] = "fitted"
     layer_decay: Annotated[float, Interval(gt=0, le=1), doc("rate of a stage relative to the one after it")] = 0.75

@@ -6,6 +6,7 @@
       events.jsonl  the stream                                         checkpoint/   the last good states
       logits/       every score can be computed from them again        scores.json   of validation and test
       model/        the artefact                                       report.html    for people; and .json
+      start/        the model that it started from, if from one of ours
 
 Folds, and runs by several seeds, are a series: a folder of such folders (see `series`).
 
@@ -138,6 +139,7 @@ def events(
     network: nn.Module | None = None,
     how: Execution = MEASURED,
     leaks: bool = False,
+    start: Classifier | None = None,
 ) -> Generator[Event, None, None]:
     """A run seen from inside: split where there is no split, train, save, load anew, score the test once.
 
@@ -149,11 +151,12 @@ def events(
         network: a module of your own, `(B, 3, S, S)` → `(B, K)`, instead of the recipe's.
         how: what to force of the plan.
         leaks: go on although test pictures are copies of pictures in train or val.
+        start: a model of ours whose weights and preprocessing it starts from; classes may be others.
 
     Raises:
         CallError, DataError, MachineError: as `create`, `reopen` and `work` say.
     """
-    folder = Path(resume) if resume else _begun(data, recipe, out, network, how, leaks)
+    folder = Path(resume) if resume else _begun(data, recipe, out, network, how, leaks, start)
     return work(folder, *reopen(folder, data), network=network, how=how)
 
 
@@ -166,9 +169,10 @@ def train(
     network: nn.Module | None = None,
     how: Execution = MEASURED,
     leaks: bool = False,
+    start: Classifier | None = None,
 ) -> Run:
     """Recipe in, Classifier out: `events` until they end, and a report. Takes and raises what `events` does."""
-    folder = Path(resume) if resume else _begun(data, recipe, out, network, how, leaks)
+    folder = Path(resume) if resume else _begun(data, recipe, out, network, how, leaks, start)
     divided, chosen = reopen(folder, data)
     for _ in work(folder, divided, chosen, network=network, how=how):
         pass
@@ -238,9 +242,17 @@ def _all_of(folder: Path, data: Dataset, network: nn.Module | None, how: Executi
 
 
 def _begun(
-    data: Dataset, recipe: str | Recipe, out: str | Path, network: nn.Module | None, how: Execution, leaks: bool
+    data: Dataset,
+    recipe: str | Recipe,
+    out: str | Path,
+    network: nn.Module | None,
+    how: Execution,
+    leaks: bool,
+    start: Classifier | None,
 ) -> Path:
-    return create(data, _chosen(recipe, network, how), out=out, leaks=leaks)
+    if start and network is not None:
+        raise errors.CallError("start", expected="a model to start from, or a network of your own", received="both")
+    return create(data, _chosen(recipe, network, how), out=out, leaks=leaks, start=start)
 
 
 def _chosen(recipe: str | Recipe, network: nn.Module | None, how: Execution) -> Recipe:

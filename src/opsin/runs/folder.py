@@ -11,10 +11,11 @@ from typing import Any
 
 from .. import checks, errors, plans, sources, splits
 from .. import recipe as recipes
+from ..classifier import Classifier
 from ..plans import Plan
 from ..recipe import Recipe
 from ..vocabulary import SPLITS, Dataset, Event
-from . import scoring
+from . import origins, scoring
 
 
 def create(
@@ -26,6 +27,7 @@ def create(
     out: str | Path = "",
     split: str | Path = "",
     leaks: bool = False,
+    start: Classifier | None = None,
 ) -> Path:
     """A new run's folder, whole or not there: the data's split, the recipe and where the data came from.
 
@@ -34,12 +36,14 @@ def create(
         out: the folder; `runs/<name of the data>-<number>` by default.
         split: the split.csv of another run, to use that run's split.
         leaks: go on although test pictures are copies of pictures in train or val.
+        start: the model whose weights it starts from; kept in the folder.
 
     Raises:
-        CallError: when the folder is there already.
+        CallError: when the folder is there already, and when the recipe contradicts `start`.
         DataError: when the data cannot be split, or its test pictures stand in train or val as well.
         MachineError: when it cannot be written.
     """
+    recipe = origins.suited(recipe, start) if start else recipe
     divided = splits.read(data, Path(split)) if split else scoring.divided(data, recipe.seed)
     divided = _looked_at(divided, leaks)
     folder = unused(out, data.name)
@@ -50,6 +54,8 @@ def create(
             (beside / "recipe.toml").write_text(recipe.to_toml(), encoding="utf-8")
             _write_data(beside, divided, source, group)
             splits.write(divided, beside / "split.csv")
+            if start:
+                origins.keep(beside, start)
             beside.replace(folder)
         finally:
             shutil.rmtree(beside, ignore_errors=True)

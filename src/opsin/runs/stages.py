@@ -45,6 +45,7 @@ from ..recipe import Recipe
 from ..training import Job, TrainState
 from ..vocabulary import SPLITS, Dataset, Event, Record, Split
 from . import folder as folders
+from . import origins
 from .scoring import pictures, told
 
 CHECKPOINT_SECONDS = 60.0
@@ -101,17 +102,22 @@ def stream(
     folders.tidy(folder)
     # Of all records: whoever divides the data again cannot know which are refused.
     divided = {"split": splits.fingerprint(data), "pictures": pictures(data)}
-    recipe, road, notes = _resolved(recipe, data)
+    start = origins.kept(folder)
+    recipe, road, notes = _resolved(recipe, data, start)
     yield from map(_note, (*data.notes, *notes))
     data, pixels, enlarged = yield from _decode(data, recipe, road)
     folders.keep(folder, recipe, data)
     yield from (_note(f"refused {r.key}: {r.reason}") for r in data.refused[:5])
     torch.manual_seed(recipe.seed)
-    spec, built, origin = _network(recipe, len(data.classes), network)
+    if start:
+        spec, built, started = *origins.network(start, data.classes), origins.facts(start)
+        yield _note(origins.words(start, data.classes))
+    else:
+        spec, built, started = _network(recipe, len(data.classes), network)
     job = yield from _planned(folder, built, _job(recipe, pixels, enlarged, road), how)
     state = training.start(built, job)
     found = training.load(state, folder / "checkpoint")
-    if not found:
+    if not found and not start:
         yield from _first_weights(built, pixels.part(_in("train")), job, folder, how)
         state = training.start(built, job)
     folders.forget_after(folder, state.step)
@@ -119,7 +125,7 @@ def stream(
         yield _note(f"going on from epoch {state.epoch}, step {state.step}")
     yield from _trained(state, job, folder)
     state.network.load_state_dict(state.best or state.weights())
-    facts = _facts(recipe, data, divided, origin)
+    facts = _facts(recipe, data, divided, started)
     clf = Classifier(state.network.cpu().float(), spec, road, data.classes, facts=facts)
     yield from _scored(folder, clf, pixels, recipe)
 
@@ -132,7 +138,9 @@ def _note(text: str) -> Event:
     return Event("notice", 0, 0, {"text": text})
 
 
-def _resolved(recipe: Recipe, data: Dataset) -> tuple[Recipe, Preprocessing, list[str]]:
+def _resolved(
+    recipe: Recipe, data: Dataset, start: Classifier | None = None
+) -> tuple[Recipe, Preprocessing, list[str]]:
     """The recipe with its size and flips decided, the preprocessing that follows, and what a user should know."""
     size = recipe.pixels.size
     origin = weights.pretrained_info(recipe.model.network) if recipe.model.pretrained else None
@@ -143,7 +151,7 @@ def _resolved(recipe: Recipe, data: Dataset) -> tuple[Recipe, Preprocessing, lis
     road = Preprocessing(size, recipe.pixels.fit)
     if origin:
         road = dataclasses.replace(road, mean=origin.mean, std=origin.std, interpolation=origin.interpolation)
-    return recipe, road, notes
+    return recipe, start.preprocessing if start else road, notes
 
 
 def _size(data: Dataset) -> int:
@@ -173,18 +181,20 @@ def _decode(
 
 def _network(
     recipe: Recipe, classes: int, own: nn.Module | None
-) -> tuple[models.NetworkSpec | None, nn.Module, weights.Pretrained | None]:
+) -> tuple[models.NetworkSpec | None, nn.Module, dict[str, Any]]:
+    """How to build it again, the network, and what there is to say of its first weights."""
+    nothing = {"started from": None, "licence": None}
     if own is not None:
         described = models.NetworkSpec(type(own).__name__, classes, recipe.pixels.size)
         with models.refusals(described):
             # A copy: the user's module stays as it is, so the same call gives the same model.
-            return None, models.tried(copy.deepcopy(own), described), None
+            return None, models.tried(copy.deepcopy(own), described), nothing
     model = recipe.model
     spec = models.spec_for(model.network, classes, recipe.pixels.size, model.pool, model.pretrained)
     if model.pretrained:
         network, origin = weights.load(spec)
-        return spec, network, origin
-    return spec, models.build(spec), None
+        return spec, network, {"started from": dataclasses.asdict(origin), "licence": origin.license}
+    return spec, models.build(spec), nothing
 
 
 def _job(recipe: Recipe, pixels: Pixels, enlarged: Pixels | None, road: Preprocessing) -> Job:
@@ -281,7 +291,7 @@ def _trained(state: TrainState, job: Job, folder: Path) -> Iterator[Event]:
         raise
 
 
-def _facts(recipe: Recipe, data: Dataset, divided: dict[str, str], origin: weights.Pretrained | None) -> dict[str, Any]:
+def _facts(recipe: Recipe, data: Dataset, divided: dict[str, str], started: dict[str, Any]) -> dict[str, Any]:
     return {
         "name": data.name,
         "recipe": recipe.to_dict(),
@@ -290,8 +300,7 @@ def _facts(recipe: Recipe, data: Dataset, divided: dict[str, str], origin: weigh
         "largest class": max(data.train.counts().items(), key=lambda pair: pair[1])[0],
         "records": {split: len(data.part(split)) for split in SPLITS},
         "refused": len(data.refused),
-        "started from": dataclasses.asdict(origin) if origin else None,
-        "licence": origin.license if origin else None,
+        **started,
     }
 
 

@@ -70,7 +70,7 @@ def start(network: nn.Module, job: Job) -> TrainState:
     """A fresh TrainState for `network`, which is placed as the plan says and learns in place."""
     recipe = job.recipe
     plans.place(network, job.plan)
-    tuned = recipe.model.pretrained
+    tuned = recipe.model.tuned
     optimiser = optim.optimiser(
         network, recipe.optim, models.stages(network) if tuned else (), recipe.finetune.layer_decay if tuned else 1.0
     )
@@ -205,7 +205,7 @@ def _event(kind: Any, state: TrainState, **values: Any) -> Event:
 
 def _learning_mode(network: nn.Module, recipe: Recipe) -> None:
     network.train()
-    if recipe.model.pretrained and recipe.finetune.freeze_norms:
+    if recipe.model.tuned and recipe.finetune.freeze_norms:
         for module in network.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()

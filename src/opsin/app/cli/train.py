@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 @click.option(
     "--group", default="", metavar="PATTERN", help="Regular expression: what in a file's path no two splits share."
 )
+@click.option("--from", "start", default="", metavar="MODEL", help="Start from the weights of a model of ours.")
 @click.option("--split", type=click.Path(path_type=Path), help="Use the split.csv of another run.")
 @click.option("--leaks", is_flag=True, help="Go on although test pictures are copies of training pictures.")
 @click.option("--out", default="", help="The run's folder; runs/<name>-<number> by default.")
@@ -61,6 +62,7 @@ def command(
     recipe: str,
     choices: tuple[str, ...],
     group: str,
+    start: str,
     split: Path | None,
     leaks: bool,
     out: str,
@@ -88,7 +90,7 @@ def command(
     quiet = render.console(stderr=as_json)
     how = runs.Execution(device, precision, threads, engine)
     if resume:
-        if data or recipe or choices or split or out or group or folds or seeds or sheet or chart:
+        if data or recipe or choices or split or out or group or start or folds or seeds or sheet or chart:
             raise CallError("--resume", expected="no other choices: the run has made them", received="some")
         folder = runs.find(resume)
         if runs.series.is_series(folder):
@@ -100,6 +102,9 @@ def command(
             raise CallError("what to train on", expected="DATA, or --resume RUN", received="neither")
         chosen = recipes.read(recipe or "finetune").set_texts(choices)
         runs.check(chosen, how)
+        if start and (folds or seeds or sheet or chart):
+            raise CallError("--from", expected="a single run", received="--folds, --seeds or a preview")
+        first = runs.load(start) if start else None
         found = sources.read(data, group=group)
         if sheet:
             _show(sheet, runs.augmented(found, chosen, split=split or ""), as_json)
@@ -124,6 +129,7 @@ def command(
             out=out,
             split=split or "",
             leaks=leaks,
+            start=first,
         )
         read, chosen = runs.reopen(folder, found)
     render.introduce(quiet, read, chosen, folder)
