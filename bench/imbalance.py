@@ -119,7 +119,7 @@ def weights(found: dict[tuple[str, int], dict]) -> None:
         conditions=conditions("torch", "timm"),
         notes=[
             f"clothing.zip, recipe finetune at {SIZE} px, {EPOCHS} epochs, bf16; small: {', '.join(SMALL)}",
-            "of the 5 pictures of a small class one validates; recall: of all the test pictures of these classes, Wilson",
+            "of the 5 pictures of a small class one validates; recall: of all their test pictures, Wilson",
         ],
     )
 

@@ -82,7 +82,7 @@ def test_a_run_that_starts_from_a_model_goes_on_to_the_same_bytes(first, tmp_pat
         assert digests(tmp_path / kind / "model") == digests(whole.folder / "model")
 
 
-@pytest.mark.parametrize("changes", [{"size": 16}, {"size": 8, "fit": "letterbox"}])
+@pytest.mark.parametrize("changes", [{"size": 16}, {"size": 64, "fit": "letterbox"}])
 def test_what_contradicts_the_models_preprocessing_is_refused(first, tmp_path, changes) -> None:
     with pytest.raises(CallError, match="contradicts the model"):
         opsin.train(digits(), recipe(**changes), out=tmp_path / "run", how=HOW, start=first.classifier)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
+import torch
 
 import opsin
-from opsin import runs, splits
+from opsin import classifier, preprocessing, runs, splits
+from opsin.app import cli
 from opsin.classifier import Classifier
 from opsin.errors import CallError, DataError
 from opsin.sources import ArrayStore
-from opsin.vocabulary import Dataset, Event
+from opsin.vocabulary import Dataset, Event, finished
 from tiny import digits, recipe, train, write_pngs
 
 
@@ -125,3 +129,54 @@ def test_a_picture_that_cannot_be_read_is_not_counted_in_evaluate(trained) -> No
     del pictures[missing]
     holed = dataclasses.replace(data, store=ArrayStore(pictures))
     assert opsin.evaluate(stranger(run), holed).n == 59
+
+
+# ── mirror images as well ──
+
+
+def pictures(run: runs.Run, names: tuple[str, ...], hflip: str = "no") -> Classifier:
+    """The run's classifier with classes of other names, as if training had mirrored or not."""
+    facts = {**run.classifier.facts, "recipe": {"augment": {"hflip": hflip}}, "pictures": "", "largest class": names[0]}
+    return dataclasses.replace(run.classifier, classes=names, facts=facts)
+
+
+def test_with_mirror_images_an_answer_is_the_mean_of_two(trained) -> None:
+    data, run = trained
+    clf = pictures(run, ("ant", "bee", "cow"))
+    data = dataclasses.replace(data, classes=clf.classes)
+    answers, scores, tested = finished(runs.evaluating(clf, data, "all"))
+    mean, both = finished(runs.with_mirrored(clf, answers, tested))
+    for row in (0, 17, 40):
+        picture = data.store.read(tested.records[row].key)
+        sides = [np.ascontiguousarray(side) for side in (picture, picture[:, ::-1])]
+        prepared = torch.stack([preprocessing.load(clf.preprocessing, side) for side in sides])
+        np.testing.assert_allclose(mean.logits[row], classifier.logits(clf, prepared).mean(0), atol=1e-5)
+    assert both.n == scores.n == 60
+    assert both.overall["accuracy"].value == (mean.logits.argmax(1) == answers.targets).mean()
+    assert mean.keys == answers.keys
+
+
+def test_mirror_images_that_would_be_of_another_class_are_refused_unless_trained_on(trained) -> None:
+    data, run = trained
+    for names, hflip, refused in ((("b", "d", "p"), "no", True), (("b", "d", "p"), "yes", False)):
+        clf = pictures(run, names, hflip)
+        answers, _, tested = finished(runs.evaluating(clf, dataclasses.replace(data, classes=names), "all"))
+        if refused:
+            with pytest.raises(CallError, match="letters"):
+                finished(runs.with_mirrored(clf, answers, tested))
+        else:
+            assert finished(runs.with_mirrored(clf, answers, tested))[1].n == 60
+
+
+def test_evaluate_tells_both_side_by_side(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_pngs(tmp_path / "pics", {"dark": 10, "light": 10})
+    small = ["--recipe", "textbook", "--set", "size=8", "--set", "epochs=1", "--device", "cpu", "--precision", "fp32"]
+    assert cli.run(["train", "pics", *small]) == 0
+    assert cli.run(["evaluate", "last", "pics", "--tta"]) == 0
+    said = capsys.readouterr().out
+    assert "each picture alone" in said
+    assert "no difference shown" in said
+    assert cli.run(["evaluate", "last", "pics", "--tta", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["tta"]["scores"]["n"] == told["scores"]["n"] == told["tta"]["paired"]["n"]

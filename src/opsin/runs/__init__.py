@@ -32,7 +32,7 @@ from ..vocabulary import Dataset, Event, Scores
 from . import series, stages
 from .folder import create, find, listed, record, reopen, unchanged
 from .previews import augmented, find_rate
-from .scoring import evaluate, evaluating
+from .scoring import evaluate, evaluating, with_mirrored
 from .series import Series
 from .stages import MEASURED, Execution, check
 
@@ -59,6 +59,7 @@ __all__ = [
     "series",
     "train",
     "unchanged",
+    "with_mirrored",
     "work",
 ]
 

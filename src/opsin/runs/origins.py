@@ -17,7 +17,7 @@ from torch import nn
 from .. import artefact, classifier, errors, models
 from ..classifier import Classifier
 from ..models import NetworkSpec
-from ..recipe import Recipe
+from ..recipe import PRESETS, Recipe
 
 FOLDER = "start"
 
@@ -26,15 +26,14 @@ def suited(recipe: Recipe, start: Classifier) -> Recipe:
     """The recipe for training that starts from `start`: its network, size and fit.
 
     Raises:
-        CallError: when the recipe asks for another size or fit, or the model is of a user's own network.
+        CallError: when another size or fit than the preset's own is asked for, or the model is of a user's own network.
     """
     if start.spec is None:
         raise errors.CallError("--from", expected="a network of a name", received="a user's own module")
-    for name, asked, unasked, has in (
-        ("size", recipe.pixels.size, 0, start.preprocessing.size),
-        ("fit", recipe.pixels.fit, "squash", start.preprocessing.fit),
-    ):
-        if asked not in (unasked, has):
+    unasked = PRESETS.get(recipe.name, Recipe)().pixels
+    for name in ("size", "fit"):
+        asked, has = getattr(recipe.pixels, name), getattr(start.preprocessing, name)
+        if asked not in (getattr(unasked, name), has):
             raise errors.CallError(
                 f"--set {name}={asked} contradicts the model to start from",
                 expected=f"{name}={has}, as it was trained with",

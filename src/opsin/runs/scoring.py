@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Generator
 from typing import Literal, TypeVar
 
-from .. import cache, duplicates, errors, evaluation, sources, splits
+from .. import augmentation, cache, duplicates, errors, evaluation, sources, splits
 from ..classifier import Classifier
 from ..reports import Answers
 from ..vocabulary import Dataset, Event, Scores, Split, Work, finished
@@ -42,6 +42,27 @@ def evaluating(
     scores = evaluation.score(clf, found, expected, largest, groups=groups)
     keys = tuple(record.key for record in chosen.records)
     return Answers(name, found, expected, keys, tuple(groups) if groups else None, clf.classes), scores, chosen
+
+
+def with_mirrored(clf: Classifier, answers: Answers, data: Dataset) -> Generator[Event, None, tuple[Answers, Scores]]:
+    """Test-time augmentation: the mean of the logits of each picture and of its mirror image, and its Scores.
+
+    Args:
+        answers, data: as `evaluating` gave them.
+
+    Raises:
+        CallError: where a mirrored picture would be one of another class, unless training mirrored as well.
+    """
+    trained = clf.facts.get("recipe", {}).get("augment", {}).get("hflip") == "yes"
+    if not trained and (reason := augmentation.relabelling(clf.classes, "hflip")):
+        raise errors.CallError(
+            "--tta mirrors pictures", expected="classes that stay what they are", received=reason, do="Leave it out"
+        )
+    _, caches = yield from told(cache.build(data, [clf.preprocessing]), "decoding", len(data))
+    other = yield from told(evaluation.logits(clf, caches[0], mirrored=True), "mirror images", len(data))
+    mean = dataclasses.replace(answers, logits=(answers.logits + other) / 2)
+    largest = clf.facts.get("largest class") or max(data.counts().items(), key=lambda pair: pair[1])[0]
+    return mean, evaluation.score(clf, mean.logits, mean.targets, largest, groups=mean.groups)
 
 
 def told(work: Work[T], what: str, of: int) -> Generator[Event, None, T]:

@@ -18,17 +18,18 @@ import click
     help="Which part of DATA; test by default, all where it has no split.",
 )
 @click.option("--group", default="", metavar="PATTERN", help="As it was given to opsin train for this model.")
+@click.option("--tta", is_flag=True, help="Also with mirror images, the mean of two answers a picture, side by side.")
 @click.option("--report", type=click.Path(path_type=Path, file_okay=False), help="Write report.html and .json there.")
 @click.option("--pictures/--no-pictures", default=True, help="Whether the report may show pictures of mistakes.")
 @click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON, and nothing else.")
 def command(
-    model: str, data: str, part: str | None, group: str, report: Path | None, pictures: bool, as_json: bool
+    model: str, data: str, part: str | None, group: str, tta: bool, report: Path | None, pictures: bool, as_json: bool
 ) -> None:
     """Test MODEL (a model's folder, a run's name, last) on DATA, with intervals.
 
     Data that the model was trained on is divided as it was for training, and only its test part is used.
     """
-    from ... import metrics, reports, runs, sources
+    from ... import comparison, metrics, reports, runs, sources
     from . import render
 
     quiet = render.console(stderr=as_json)
@@ -38,7 +39,15 @@ def command(
     if report:
         page = reports.write(reports.of_classifier(clf, answers, tested), report, store=tested.store, pictures=pictures)
         quiet.print(f"report {page}")
-    if as_json:
-        click.echo(json.dumps({"part": answers.part, "scores": metrics.to_dict(scores)}))
-    else:
+    told = {"part": answers.part, "scores": metrics.to_dict(scores)}
+    if not as_json:
         render.scores(quiet, answers.part, scores)
+    if tta:
+        mean, both = render.watched(quiet, runs.with_mirrored(clf, answers, tested))
+        sides = [each.logits.argmax(1) for each in (answers, mean)]
+        paired = comparison.compare(*sides, answers.targets, clf.classes, groups=answers.groups)
+        told["tta"] = {"scores": metrics.to_dict(both), "paired": comparison.to_dict(paired)}
+        if not as_json:
+            render.side_by_side(quiet, scores, both, paired)
+    if as_json:
+        click.echo(json.dumps(told))

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from ... import runs
 from ...checks import Report
+from ...comparison import Comparison
 from ...errors import Interrupted
 from ...recipe import Recipe
 from ...vocabulary import SPLITS, Dataset, Event, Scores, Work
@@ -69,6 +70,17 @@ def series(out: Console, found: runs.Series) -> None:
         shown = "   ".join(f"{name} {found.spread[name]}" for name in ("accuracy", "macro F1"))
         out.print(f"mean of {len(found.scores)} seeds, least to greatest   {shown}", style="bold")
     out.print(f"\nscores {found.folder / 'scores.json'} · each run has a report.html in its folder")
+
+
+def side_by_side(out: Console, alone: Scores, both: Scores, paired: Comparison) -> None:
+    """The overall scores with and without mirror images, and whether their difference is more than chance."""
+    table = _table("score", "each picture alone", "with its mirror image")
+    for name, score in alone.overall.items():
+        if name != "largest class":
+            table.add_row(name, str(score), str(both.overall[name]))
+    out.print(table)
+    for name, difference in paired.overall.items():
+        out.print(f"{name:<9} {difference.words('alone', 'with its mirror image')}")
 
 
 def _classes(out: Console, found: Scores) -> None:
