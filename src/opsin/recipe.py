@@ -95,6 +95,12 @@ class LearnChoice:
         "accuracy"
     )
     keep: Annotated[Literal["last", "best"], doc("which network is saved")] = "last"
+    grow_from: Annotated[
+        int, Interval(ge=0, le=2048), doc("side in the first epoch, grows to `size` over half of all epochs; 0: off")
+    ] = 0
+    hardest: Annotated[
+        float, Interval(gt=0, le=1), doc("share of a batch that is learnt from: where the loss is largest")
+    ] = 1.0
 
 
 @dataclass(frozen=True)
@@ -124,6 +130,7 @@ class FinetuneChoice:
     head: Annotated[Literal["fitted", "random"], doc("fitted: logistic regression on frozen features first")] = "fitted"
     layer_decay: Annotated[float, Interval(gt=0, le=1), doc("rate of a stage relative to the one after it")] = 0.75
     freeze_norms: Annotated[bool, doc("batch norms keep the statistics that they came with")] = True
+    frozen_epochs: Annotated[int, Ge(0), doc("first epochs, in which only the head learns")] = 0
 
 
 @dataclass(frozen=True)

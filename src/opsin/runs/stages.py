@@ -34,7 +34,7 @@ from .. import (
     splits,
     training,
 )
-from ..batches import Batches
+from ..batches import Batches, growing
 from ..cache import Pixels
 from ..classifier import Classifier
 from ..models import weights
@@ -114,6 +114,10 @@ def stream(
         yield _note(origins.words(start, data.classes))
     else:
         spec, built, started = _network(recipe, len(data.classes), network)
+    if recipe.learn.grow_from:
+        small = models.NetworkSpec(recipe.model.network, len(data.classes), recipe.learn.grow_from)
+        with models.refusals(small):
+            models.tried(built, small)
     job = yield from _planned(folder, built, _job(recipe, pixels, enlarged, road), how)
     state = training.start(built, job)
     found = training.load(state, folder / "checkpoint")
@@ -146,6 +150,8 @@ def _resolved(
     origin = weights.pretrained_info(recipe.model.network) if recipe.model.pretrained else None
     if not size:
         size = origin.size if origin else _size(data)
+    if recipe.learn.grow_from >= size:
+        raise errors.CallError("grow_from", expected=f"less than the size, {size}", received=recipe.learn.grow_from)
     augment, notes = augmentation.resolved(recipe.augment, data.classes)
     recipe = dataclasses.replace(recipe.set(size=size), augment=augment)
     road = Preprocessing(size, recipe.pixels.fit)
@@ -205,7 +211,13 @@ def _job(recipe: Recipe, pixels: Pixels, enlarged: Pixels | None, road: Preproce
     val = pixels.part(_in("val")) if any(record.split == "val" for record in pixels.data.records) else None
     weights_ = losses.class_weights(list(train.data.counts().values()), learn.class_weights, learn.effective_beta)
     batches = Batches(
-        train, batch, recipe.pixels.size, recipe.augment, recipe.seed, balanced=learn.sampling == "balanced"
+        train,
+        batch,
+        recipe.pixels.size,
+        recipe.augment,
+        recipe.seed,
+        balanced=learn.sampling == "balanced",
+        sides=growing(learn.grow_from, recipe.pixels.size, learn.epochs) if learn.grow_from else (),
     )
     return Job(batches, val, classes, weights_, road, recipe, Plan())
 
