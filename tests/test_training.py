@@ -303,6 +303,7 @@ def test_what_is_hardest_is_learnt_from_and_nothing_else(share: float, micro: in
     state.micro = micro
     batch = next(work.batches.epoch(0))
     chosen = training.hardest(state, work, batch)
+    assert network.training
     network.eval()
     with torch.no_grad():
         found = network(preprocessing.normalise(ROAD, batch.images))
@@ -312,7 +313,6 @@ def test_what_is_hardest_is_learnt_from_and_nothing_else(share: float, micro: in
     assert chosen.rows.tolist() == batch.rows[rows].tolist()
     assert torch.equal(chosen.images, batch.images[rows])
     assert torch.equal(chosen.shares, batch.shares[rows])
-    assert network.training
 
 
 def test_a_run_on_the_hardest_half_makes_the_steps_of_these_pictures() -> None:

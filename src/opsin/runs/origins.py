@@ -82,6 +82,11 @@ def network(start: Classifier, classes: Sequence[str]) -> tuple[NetworkSpec, nn.
     return spec, made
 
 
+def begun(start: Classifier, classes: Sequence[str]) -> tuple[NetworkSpec | None, nn.Module, dict[str, Any]]:
+    """How to build it again, the network, and what there is to say of its first weights."""
+    return *network(start, classes), facts(start)
+
+
 def words(start: Classifier, classes: Sequence[str]) -> str:
     """What is told of it."""
     new = [name for name in classes if name not in start.classes]

@@ -262,7 +262,8 @@ def _test_scores(folder: Path) -> Scores:
 
 def _pooled(folder: Path, each: list[Member], by_group: bool) -> Scores:
     """The scores of all folds' answers together, each at its own model's temperature."""
-    logits, targets, groups = [], [], []
+    logits, targets = [], []
+    groups: list[str | None] = []
     for member in each:
         answers = kept(folder / member.name)
         if answers is None or answers.part != "test":

@@ -109,11 +109,9 @@ def stream(
     folders.keep(folder, recipe, data)
     yield from (_note(f"refused {r.key}: {r.reason}") for r in data.refused[:5])
     torch.manual_seed(recipe.seed)
+    spec, built, started = origins.begun(start, data.classes) if start else _network(recipe, len(data.classes), network)
     if start:
-        spec, built, started = *origins.network(start, data.classes), origins.facts(start)
         yield _note(origins.words(start, data.classes))
-    else:
-        spec, built, started = _network(recipe, len(data.classes), network)
     if recipe.learn.grow_from:
         small = models.NetworkSpec(recipe.model.network, len(data.classes), recipe.learn.grow_from)
         with models.refusals(small):

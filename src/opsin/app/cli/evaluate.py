@@ -44,8 +44,8 @@ def command(
         render.scores(quiet, answers.part, scores)
     if tta:
         mean, both = render.watched(quiet, runs.with_mirrored(clf, answers, tested))
-        sides = [each.logits.argmax(1) for each in (answers, mean)]
-        paired = comparison.compare(*sides, answers.targets, clf.classes, groups=answers.groups)
+        alone, mirrored = (each.logits.argmax(1) for each in (answers, mean))
+        paired = comparison.compare(alone, mirrored, answers.targets, clf.classes, groups=answers.groups)
         told["tta"] = {"scores": metrics.to_dict(both), "paired": comparison.to_dict(paired)}
         if not as_json:
             render.side_by_side(quiet, scores, both, paired)
