@@ -25,15 +25,24 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> runs.Run:
         return opsin.train(digits(), recipe(epochs=3), out=tmp_path_factory.mktemp("first") / "run", how=HOW)
 
 
-def frozen(**changes: object) -> opsin.Recipe:
-    """Nothing learns: what comes out is what training started from."""
-    return recipe(epochs=0, size=0, **changes)
+def test_the_same_classes_start_as_the_model_ends(first) -> None:
+    spec, network = origins.network(first.classifier, first.classifier.classes)
+    assert spec == first.classifier.spec
+    kept = first.classifier.network.state_dict()
+    assert all(torch.equal(value, kept[name]) for name, value in network.state_dict().items())
 
 
-def test_the_same_classes_start_as_the_model_ends(first, tmp_path) -> None:
-    run = opsin.train(digits(), frozen(), out=tmp_path / "run", how=HOW, start=first.classifier)
-    assert digests(run.folder / "model")["model.safetensors"] == digests(first.folder / "model")["model.safetensors"]
+def test_without_epochs_a_head_is_fitted_on_the_models_features(first, tmp_path) -> None:
+    data = digits(20, ("zero", "one", "two", "three", "four"))
+    run = opsin.train(data, recipe(epochs=0, size=0), out=tmp_path / "run", how=HOW, start=first.classifier)
     assert run.classifier.preprocessing == first.classifier.preprocessing
+    assert run.scores["test"].overall["accuracy"].value > 0.7
+    before, head = first.classifier.network.state_dict(), models.head(run.classifier.network)
+    own = {id(value) for value in head.parameters()}
+    rest = {name for name, value in run.classifier.network.named_parameters() if id(value) not in own}
+    after = run.classifier.network.state_dict()
+    assert rest
+    assert all(torch.equal(after[name], before[name]) for name in rest)
 
 
 def test_known_rows_of_the_head_are_kept_and_new_ones_are_drawn(first) -> None:

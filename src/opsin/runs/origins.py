@@ -1,7 +1,8 @@
 """Where first weights come from, if from a model of ours: it is kept in the run's folder, so that runs can go on.
 
 The network and its preprocessing are the model's. Of the head, the rows of classes that both have are kept, and those
-of new classes are drawn; classes that are no longer there are left out.
+of new classes are drawn; classes that are no longer there are left out. Where only a head is to be had (recipe `probe`,
+which has no epochs), it is fitted anew.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def suited(recipe: Recipe, start: Classifier) -> Recipe:
     unasked = PRESETS.get(recipe.name, Recipe)().pixels
     for name in ("size", "fit"):
         asked, has = getattr(recipe.pixels, name), getattr(start.preprocessing, name)
-        if asked not in (getattr(unasked, name), has):
+        if asked not in (0, getattr(unasked, name), has):  # size 0 leaves it open
             raise errors.CallError(
                 f"--set {name}={asked} contradicts the model to start from",
                 expected=f"{name}={has}, as it was trained with",

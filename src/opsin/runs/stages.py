@@ -119,7 +119,7 @@ def stream(
     job = yield from _planned(folder, built, _job(recipe, pixels, enlarged, road), how)
     state = training.start(built, job)
     found = training.load(state, folder / "checkpoint")
-    if not found and not start:
+    if not found and not (start and recipe.learn.epochs):  # what is about to learn keeps the head that it came with
         yield from _first_weights(built, pixels.part(_in("train")), job, folder, how)
         state = training.start(built, job)
     folders.forget_after(folder, state.step)
@@ -244,10 +244,10 @@ def _first_weights(
     network: nn.Module, train: Pixels, job: Job, folder: Path, how: Execution
 ) -> Generator[Event, None, None]:
     """What is computed from the training pictures before any step: a stem that whitens, a head that fits."""
-    if isinstance(network, Small):
+    if isinstance(network, Small) and not job.recipe.model.tuned:
         rows = np.linspace(0, len(train) - 1, min(len(train), 2000)).astype(int)
         network.fit_stem(preprocessing.normalise(job.preprocessing, train.take(rows)).to(job.plan.device))
-    if job.recipe.model.pretrained and job.recipe.finetune.head == "fitted":
+    if job.recipe.model.tuned and job.recipe.finetune.head == "fitted":
         vectors = yield from _vectors(network, train, job, folder, how)
         groups = [record.group for record in train.data.records]
         (weight, bias), told_ = features.best_head(
