@@ -123,7 +123,7 @@ def hardest(state: TrainState, job: Job, batch: Batch) -> Batch:
     """The pictures of a batch with the largest losses, as many as the recipe learns from.
 
     All are sent through the network in evaluation mode, without gradients, and only these again to learn from
-    (Jiang et al. 2019, arXiv 1910.00762): with half of them a step costs about five sixths.
+    (Jiang et al. 2019, arXiv 1910.00762). If backward is twice forward, half of them cost 1 + 3/2 instead of 3.
     """
     if job.recipe.learn.hardest == 1:
         return batch
