@@ -19,7 +19,9 @@ print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 def asked(how: str) -> tuple[bool, int]:
     """Whether memory is kept, and the page faults of writing 64 MiB twenty times."""
-    told = subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, text=True, check=True).stdout.split()
+    told = subprocess.run(
+        [sys.executable, "-c", FAULTS, how], capture_output=True, text=True, check=True
+    ).stdout.split()
     return told[0] == "True", int(told[1])
 
 

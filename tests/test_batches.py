@@ -276,3 +276,43 @@ def test_an_error_in_the_thread_is_raised_where_the_batch_is_asked_for() -> None
     with pytest.raises(ZeroDivisionError):
         next(source.epoch(0))
     assert workers() == before
+
+
+# ── pictures that grow ──
+
+
+@pytest.mark.parametrize(
+    ("first", "size", "epochs"), [(16, 32, 8), (128, 224, 6), (8, 32, 1), (16, 32, 2), (96, 128, 3)]
+)
+def test_sides_grow_to_the_size_that_the_second_half_has(first: int, size: int, epochs: int) -> None:
+    sides = batches.growing(first, size, epochs)
+    assert len(sides) == epochs // 2
+    assert list(sides) == sorted(sides)
+    assert all(side % 8 == 0 and first <= side <= size for side in sides)
+    assert not sides or sides[0] == first
+    assert len(sides) < 2 or sides[-1] == size
+
+
+def test_smaller_pictures_are_the_large_ones_made_smaller() -> None:
+    """Each pixel the mean of those that it covers, of the picture after its augmentation."""
+    whole = made(augment=EVERYTHING)
+    growing = dataclasses.replace(whole, sides=(SIDE // 2, SIDE))
+    unmixed = made(augment=dataclasses.replace(EVERYTHING, mixup=0.0))
+    small = dataclasses.replace(unmixed, sides=(SIDE // 2,))
+    for one, other in zip(unmixed.epoch(0), small.epoch(0), strict=True):
+        means = one.images.float().unflatten(3, (-1, 2)).unflatten(2, (-1, 2)).mean((3, 5))
+        assert other.images.shape == means.shape
+        assert (means - other.images.float()).abs().max() <= 0.5
+        assert one.rows.tolist() == other.rows.tolist()
+    assert [next(growing.epoch(epoch)).images.shape[2] for epoch in range(3)] == [4, 8, 8]
+    for one, other in zip(whole.epoch(5), growing.epoch(5), strict=True):
+        assert equal(one, other)
+
+
+def test_pictures_are_cut_into_one_another_at_the_side_that_they_have() -> None:
+    """A share of CutMix is a count of pixels; of 4 × 4 here, and not of 8 × 8."""
+    source = dataclasses.replace(made(augment=AugmentChoice(cutmix=1.0)), sides=(SIDE // 2,))
+    for batch in source.epoch(0):
+        pixels = batch.shares * 16
+        assert torch.allclose(pixels, pixels.round(), atol=1e-4)
+        assert batch.images.shape[2:] == (4, 4)

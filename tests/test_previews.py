@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from opsin import codecs, runs, sources, training
 from opsin.app import cli
-from opsin.training import rate_chart, suggested_rate, try_rates
+from opsin.training import rate_chart, sheet, suggested_rate, try_rates
 from opsin.vocabulary import finished
 from tiny import HOW, Linear, Net, job, recipe, seeded, write_pngs
 
@@ -52,7 +52,7 @@ def test_a_label_stands_under_its_picture_and_both_where_two_were_mixed() -> Non
         for names, others, shares in (
             (["", "", ""], batch.targets, batch.shares),
             (["W" * 3] * 3, batch.targets, batch.shares),
-            (["W" * 3] * 3, batch.targets, batch.shares * 0.6),
+            (["WW" + letter for letter in "ABC"], (batch.targets + 1) % 3, batch.shares * 0.6),
         )
     )
     below = slice(136, None)
@@ -61,6 +61,23 @@ def test_a_label_stands_under_its_picture_and_both_where_two_were_mixed() -> Non
     assert ink[0][:18].any()
     assert not ink[0][20:].any()
     assert ink[1][20:].any()
+
+
+def test_what_is_hardly_there_and_what_is_of_the_same_class_is_no_second_label() -> None:
+    batch = next(job(recipe(batch=12)).batches.epoch(0))
+    same, none, other, both = (
+        sheet._labels(dataclasses.replace(batch, others=others, shares=torch.full((12,), share)), 0, "abc")
+        for others, share in (
+            (batch.targets, 0.4),
+            ((batch.targets + 1) % 3, 0.999),
+            ((batch.targets + 1) % 3, 0.001),
+            ((batch.targets + 1) % 3, 0.4),
+        )
+    )
+    own, next_ = "abc"[batch.targets[0]], "abc"[(batch.targets[0] + 1) % 3]
+    assert same == none == [own]
+    assert other == [next_]
+    assert both == [f"0.60 {next_}", f"0.40 {own}"]
 
 
 def test_the_sheet_is_the_first_batch_that_the_run_trains_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

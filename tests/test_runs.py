@@ -161,6 +161,35 @@ def test_a_run_cut_anywhere_and_resumed_ends_as_the_undisturbed_one(tmp_path, na
         ]
 
 
+def test_a_run_of_the_small_network_goes_on_although_its_stem_does_not_learn(tmp_path) -> None:
+    choices = recipe(size=16, network="small", optimiser="nesterov", weight_decay=5e-4)
+    opsin.train(digits(), choices, out=tmp_path / "whole", how=HOW)
+    stream = opsin.events(digits(), choices, out=tmp_path / "cut", how=HOW)
+    list(islice((event for event in stream if event.kind == "step"), 2))
+    stream.close()
+    opsin.train(digits(), resume=tmp_path / "cut", how=HOW)
+    assert results(tmp_path / "cut") == results(tmp_path / "whole")
+
+
+def test_pictures_that_grow_give_a_model_of_the_full_size_and_go_on(tmp_path) -> None:
+    choices = recipe(size=32, network="small", grow_from=16, epochs=4)
+    run = opsin.train(digits(), choices, out=tmp_path / "whole", how=HOW)
+    assert run.classifier.preprocessing.size == 32
+    stream = opsin.events(digits(), choices, out=tmp_path / "cut", how=HOW)
+    list(islice((event for event in stream if event.kind == "step"), 5))
+    stream.close()
+    opsin.train(digits(), resume=tmp_path / "cut", how=HOW)
+    assert results(tmp_path / "cut") == results(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"), [({"grow_from": 8}, "less than the size"), ({"grow_from": 16, "size": 32}, "cannot work")]
+)
+def test_pictures_that_cannot_grow_are_refused(tmp_path, changes: dict, said: str) -> None:
+    with pytest.raises(CallError, match=said):
+        opsin.train(digits(), recipe(**changes), out=tmp_path / "run", how=HOW)
+
+
 def test_a_run_cut_again_and_again_ends_as_the_undisturbed_one(tmp_path) -> None:
     whole = train(digits(), tmp_path / "whole", epochs=3)
     folder = tmp_path / "cut"

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 import opsin
-from opsin import duplicates, runs, splits
+from opsin import classifier, duplicates, preprocessing, runs, splits
+from opsin.app import cli
 from opsin.classifier import Classifier
 from opsin.duplicates import Pair
 from opsin.errors import CallError, DataError
@@ -193,3 +197,54 @@ def test_more_pictures_than_can_be_compared_are_said(tmp_path, monkeypatch) -> N
     monkeypatch.setattr(duplicates, "MOST", 20)
     found = runs.divided(data, 0)
     assert any("not looked for above 20 pictures" in note for note in found.notes)
+
+
+# ── mirror images as well ──
+
+
+def pictures(run: runs.Run, names: tuple[str, ...], hflip: str = "no") -> Classifier:
+    """The run's classifier with classes of other names, as if training had mirrored or not."""
+    facts = {**run.classifier.facts, "recipe": {"augment": {"hflip": hflip}}, "pictures": "", "largest class": names[0]}
+    return dataclasses.replace(run.classifier, classes=names, facts=facts)
+
+
+def test_with_mirror_images_an_answer_is_the_mean_of_two(trained) -> None:
+    data, run = trained
+    clf = pictures(run, ("ant", "bee", "cow"))
+    data = dataclasses.replace(data, classes=clf.classes)
+    answers, scores, tested = finished(runs.evaluating(clf, data, "all"))
+    mean, both = finished(runs.with_mirrored(clf, answers, tested))
+    for row in (0, 17, 40):
+        picture = data.store.read(tested.records[row].key)
+        sides = [np.ascontiguousarray(side) for side in (picture, picture[:, ::-1])]
+        prepared = torch.stack([preprocessing.load(clf.preprocessing, side) for side in sides])
+        np.testing.assert_allclose(mean.logits[row], classifier.logits(clf, prepared).mean(0), atol=1e-5)
+    assert both.n == scores.n == 60
+    assert both.overall["accuracy"].value == (mean.logits.argmax(1) == answers.targets).mean()
+    assert mean.keys == answers.keys
+
+
+def test_mirror_images_that_would_be_of_another_class_are_refused_unless_trained_on(trained) -> None:
+    data, run = trained
+    for names, hflip, refused in ((("b", "d", "p"), "no", True), (("b", "d", "p"), "yes", False)):
+        clf = pictures(run, names, hflip)
+        answers, _, tested = finished(runs.evaluating(clf, dataclasses.replace(data, classes=names), "all"))
+        if refused:
+            with pytest.raises(CallError, match="letters"):
+                finished(runs.with_mirrored(clf, answers, tested))
+        else:
+            assert finished(runs.with_mirrored(clf, answers, tested))[1].n == 60
+
+
+def test_evaluate_tells_both_side_by_side(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_pngs(tmp_path / "pics", {"dark": 10, "light": 10})
+    small = ["--recipe", "textbook", "--set", "size=8", "--set", "epochs=1", "--device", "cpu", "--precision", "fp32"]
+    assert cli.run(["train", "pics", *small]) == 0
+    assert cli.run(["evaluate", "last", "pics", "--tta"]) == 0
+    said = capsys.readouterr().out
+    assert "each picture alone" in said
+    assert "no difference shown" in said
+    assert cli.run(["evaluate", "last", "pics", "--tta", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["tta"]["scores"]["n"] == told["scores"]["n"] == told["tta"]["paired"]["n"]

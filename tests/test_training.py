@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from opsin import preprocessing, training
+from opsin import losses, preprocessing, training
 from opsin.errors import CallError, MachineError, ModelError
 from opsin.training import state as states
 from tiny import ROAD, Linear, Net, job, recipe, seeded
@@ -280,6 +280,57 @@ def test_frozen_norms_keep_their_statistics_only_when_weights_were_pretrained() 
         assert (network.norm.num_batches_tracked == 0) == pretrained
 
 
+def test_first_the_head_learns_and_then_all_of_it() -> None:
+    """What is frozen keeps its bits, and its gradient is not clipped, decayed or averaged into others."""
+    choices = recipe(epochs=3, batch=4, pretrained=True, frozen_epochs=2, optimiser="adamw", weight_decay=0.1)
+    network = seeded(Net)
+    state = training.start(network, job(choices))
+    first = weights(network)
+    for event in training.events(state, job(choices)):
+        if event.kind == "epoch":
+            now = weights(network)
+            assert not torch.equal(now["head.weight"], first["head.weight"])
+            assert torch.equal(now["conv.weight"], first["conv.weight"]) == (event.epoch <= 2)
+            assert torch.equal(now["norm.bias"], first["norm.bias"]) == (event.epoch <= 2)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.25, 0.01])
+@pytest.mark.parametrize("micro", [12, 5])
+def test_what_is_hardest_is_learnt_from_and_nothing_else(share: float, micro: int) -> None:
+    work = job(recipe(batch=12, hardest=share, mixup=0.5))
+    network = seeded(Net)
+    state = training.start(network, work)
+    state.micro = micro
+    batch = next(work.batches.epoch(0))
+    chosen = training.hardest(state, work, batch)
+    assert network.training
+    network.eval()
+    with torch.no_grad():
+        found = network(preprocessing.normalise(ROAD, batch.images))
+    hot = losses.mixed_targets(batch.targets, batch.others, batch.shares, 3)
+    order = (-losses.cross_entropy(found, hot)).argsort()[: max(1, round(share * 12))]
+    rows = sorted(order.tolist())
+    assert chosen.rows.tolist() == batch.rows[rows].tolist()
+    assert torch.equal(chosen.images, batch.images[rows])
+    assert torch.equal(chosen.shares, batch.shares[rows])
+
+
+def test_a_run_on_the_hardest_half_makes_the_steps_of_these_pictures() -> None:
+    work = job(recipe(batch=12, epochs=1, hardest=0.5))
+    network, other = seeded(Net), seeded(Net)
+    run(network, work)
+    state = training.start(other, work)
+    other.train()
+    training.step(state, work, training.hardest(state, work, next(work.batches.epoch(0))))
+    assert equal(weights(other), weights(network))
+
+
+def test_with_all_of_a_batch_nothing_is_chosen() -> None:
+    work = job(recipe(batch=12))
+    batch = next(work.batches.epoch(0))
+    assert training.hardest(training.start(seeded(Net), work), work, batch) is batch
+
+
 def test_rehearsals_leave_the_network_alone() -> None:
     work = job(recipe(batch=6))
     network = seeded(Net)
@@ -302,6 +353,8 @@ CHOICES = {
     "lion": {"optimiser": "lion", "weight_decay": 0.1, "lr": 0.001},
     "muon": {"optimiser": "muon", "weight_decay": 0.1, "ema": 0.9},
     "mixed": {"mixup": 1.0, "cutmix": 1.0, "loss": "focal", "label_smoothing": 0.1},
+    "head first": {"pretrained": True, "frozen_epochs": 1, "optimiser": "adamw"},
+    "hardest": {"hardest": 0.5, "ema": 0.9},
     "changed": {"policy": "augmix", "noise": 0.1, "blur": 1.0, "erase": 0.5, "perspective": 0.2},
 }
 

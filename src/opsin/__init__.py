@@ -20,6 +20,7 @@ _PLACES = {
     "Run": "runs",
     "Scores": "vocabulary",
     "check": "checks",
+    "cross_validate": "runs",
     "evaluate": "runs",
     "events": "runs",
     "export": "exporting",
@@ -27,6 +28,7 @@ _PLACES = {
     "predict": "classifier",
     "preset": "recipe",
     "read": "sources",
+    "repeat": "runs",
     "save": "artefact",
     "split": "splits",
     "study": "studies",
@@ -43,6 +45,7 @@ __all__ = [
     "Run",
     "Scores",
     "check",
+    "cross_validate",
     "evaluate",
     "events",
     "export",
@@ -50,6 +53,7 @@ __all__ = [
     "predict",
     "preset",
     "read",
+    "repeat",
     "save",
     "split",
     "study",
@@ -62,7 +66,7 @@ if TYPE_CHECKING:
     from .classifier import Classifier, predict
     from .exporting import export
     from .recipe import Recipe, preset
-    from .runs import Run, evaluate, events, load, train
+    from .runs import Run, cross_validate, evaluate, events, load, repeat, train
     from .sources import read
     from .splits import split
     from .studies import study

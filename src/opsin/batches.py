@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import islice
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -48,6 +49,10 @@ class Batch:
         count = -(-len(self.images) // most)
         return zip(*(torch.tensor_split(t, count) for t in (self.images, self.targets, self.others, self.shares)))
 
+    def only(self, places: np.ndarray) -> Batch:
+        """The pictures at these places of the batch, int `(b,)`."""
+        return Batch(**{each.name: getattr(self, each.name)[places] for each in fields(self)})
+
 
 @dataclass(frozen=True)
 class Batches:
@@ -60,6 +65,7 @@ class Batches:
         augment: flips resolved.
         threads: that make batches. The batches do not depend on it.
         balanced: every class as often, its records repeated or left out in turn; an epoch still has N pictures.
+        sides: of the pictures in the first epochs, where they grow; made at `size` and then made smaller.
     """
 
     pixels: Pixels
@@ -69,6 +75,7 @@ class Batches:
     seed: int
     threads: int = THREADS
     balanced: bool = False
+    sides: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         """Batches an epoch."""
@@ -79,11 +86,12 @@ class Batches:
         order = np.random.Generator(np.random.Philox(key=np.array([self.seed, epoch + 2**33], dtype=np.uint64)))
         parts = np.array_split(order.permutation(len(self.pixels)), len(self))[start:]
         entries, n = self._entries(epoch), len(self.pixels)
+        side = self.sides[epoch] if epoch < len(self.sides) else self.size
         draws = augmentation.sample(self.augment, self.seed, epoch, n, self.size)
-        mixes = augmentation.sample_mixes(self.augment, self.seed, epoch, n, self.size)
+        mixes = augmentation.sample_mixes(self.augment, self.seed, epoch, n, side)
         targets = self.pixels.targets()[entries]
         pool = ThreadPoolExecutor(self.threads)
-        begun = (self._begun(pool, places, entries, draws) for places in parts)
+        begun = (self._begun(pool, places, entries, draws, side) for places in parts)
         making = deque(islice(begun, AHEAD))
         try:
             for places in parts:
@@ -116,15 +124,31 @@ class Batches:
         return np.concatenate(entries)
 
     def _begun(
-        self, pool: ThreadPoolExecutor, places: np.ndarray, entries: np.ndarray, draws: Draws
+        self, pool: ThreadPoolExecutor, places: np.ndarray, entries: np.ndarray, draws: Draws, side: int
     ) -> tuple[np.ndarray, list[Future[None]]]:
-        """The images of a batch, uint8 `(B, S, S, 3)`, and the work that is filling them."""
-        images = np.empty((len(places), self.size, self.size, 3), np.uint8)
+        """The images of a batch, uint8 `(B, side, side, 3)`, and the work that is filling them."""
+        images = np.empty((len(places), side, side, 3), np.uint8)
 
         def fill(part: slice) -> None:
             for place, out in zip(places[part], images[part]):
                 picture = self.pixels.picture(entries[place])
-                augmentation.make(picture, draws, place, out, border=self.augment.border)
+                made = out if side == self.size else np.empty((self.size, self.size, 3), np.uint8)
+                augmentation.make(picture, draws, place, made, border=self.augment.border)
+                if made is not out:
+                    cv2.resize(made, (side, side), dst=out, interpolation=cv2.INTER_AREA)
 
         slices = [slice(first, first + SLICE) for first in range(0, len(places), SLICE)]
         return images, [pool.submit(fill, part) for part in slices]
+
+
+def growing(first: int, size: int, epochs: int) -> tuple[int, ...]:
+    """The sides of the first half of the epochs: from `first` to `size` in equal steps, rounded to 8 pixels.
+
+    The second half has `size`, so that the network ends on what it will see (Howard 2018; Tan & Le 2021, arXiv
+    2104.00298).
+
+    >>> growing(16, 32, 8)
+    (16, 24, 24, 32)
+    """
+    half = epochs // 2
+    return tuple(8 * round((first + (size - first) * epoch / max(1, half - 1)) / 8) for epoch in range(half))

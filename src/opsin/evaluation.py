@@ -15,11 +15,16 @@ from .classifier import Classifier
 from .vocabulary import Dataset, Scores, Work
 
 
-def logits(clf: Classifier, pixels: Pixels) -> Work[np.ndarray]:
-    """float32 `(N, K)`: the reference logits of pictures prepared by the classifier's own preprocessing. Long work."""
+def logits(clf: Classifier, pixels: Pixels, *, mirrored: bool = False) -> Work[np.ndarray]:
+    """float32 `(N, K)`: the reference logits of pictures prepared by the classifier's own preprocessing. Long work.
+
+    Args:
+        mirrored: of their mirror images, left for right, instead.
+    """
     found = []
     for start in range(0, len(pixels), classifier.BATCH):
-        found.append(classifier.logits(clf, torch.from_numpy(pixels.array[start : start + classifier.BATCH])))
+        images = torch.from_numpy(pixels.array[start : start + classifier.BATCH])
+        found.append(classifier.logits(clf, images.flip(3) if mirrored else images))
         yield min(start + classifier.BATCH, len(pixels))
     return np.concatenate(found)
 

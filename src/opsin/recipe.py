@@ -27,6 +27,12 @@ class NetworkChoice:
     network: Annotated[str, doc("a name of `opsin list models`")] = "textbook"
     pretrained: Annotated[bool, doc("start from published weights")] = False
     pool: Annotated[Literal["max", "average"], doc("pooling of the textbook network")] = "max"
+    start: Annotated[str, doc("digest of the model of ours whose weights it starts from; what --from sets")] = ""
+
+    @property
+    def tuned(self) -> bool:
+        """Whether first weights know something already."""
+        return self.pretrained or bool(self.start)
 
 
 @dataclass(frozen=True)
@@ -93,6 +99,12 @@ class LearnChoice:
     )
     keep: Annotated[Literal["last", "best"], doc("which network is saved")] = "last"
     want: Annotated[str, doc("what thresholds must reach: `bad recall>=0.98; accuracy>=0.99`")] = ""
+    grow_from: Annotated[
+        int, Interval(ge=0, le=2048), doc("side in the first epoch, grows to `size` over half of all epochs; 0: off")
+    ] = 0
+    hardest: Annotated[
+        float, Interval(gt=0, le=1), doc("share of a batch that is learnt from: where the loss is largest")
+    ] = 1.0
 
 
 @dataclass(frozen=True)
@@ -117,11 +129,12 @@ class OptimiserChoice:
 
 @dataclass(frozen=True)
 class FinetuneChoice:
-    """How pretrained weights are adapted; without `pretrained` nothing here acts."""
+    """How weights that know something are adapted; from random ones nothing here acts."""
 
     head: Annotated[Literal["fitted", "random"], doc("fitted: logistic regression on frozen features first")] = "fitted"
     layer_decay: Annotated[float, Interval(gt=0, le=1), doc("rate of a stage relative to the one after it")] = 0.75
     freeze_norms: Annotated[bool, doc("batch norms keep the statistics that they came with")] = True
+    frozen_epochs: Annotated[int, Ge(0), doc("first epochs, in which only the head learns")] = 0
 
 
 @dataclass(frozen=True)

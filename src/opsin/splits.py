@@ -208,12 +208,8 @@ def _deal_groups(
     Nearness is chi-square: Σ (have − want)² / want over classes. A group with a class that training lacks trains, and
     the last groups go to splits that have none. A record without a group is a group of its own.
     """
-    members: dict[str, list[Record]] = defaultdict(list)
-    for record in pool:
-        members[bound.get(record.key) or f"key\t{record.key}"].append(record)
-    place = _order(seed)
-    names = sorted(members, key=lambda name: (-len(members[name]), place(name)))
-    chosen = _greedy([[r.target for r in members[name]] for name in names], shares, len(classes))
+    members = _by_size(pool, bound, seed)
+    chosen = _greedy([[r.target for r in records] for records in members.values()], shares, len(classes))
     if set(chosen) != set(shares):
         raise DataError(
             "too few groups to split",
@@ -221,15 +217,23 @@ def _deal_groups(
             received=f"{len(members):,} groups",
             do="Widen the group pattern, give splits yourself, or ask for fewer splits",
         )
-    return {record.key: to for name, to in zip(names, chosen, strict=True) for record in members[name]}
+    return {record.key: to for to, records in zip(chosen, members.values(), strict=True) for record in records}
+
+
+def _by_size(pool: Sequence[Record], bound: Mapping[str, str], seed: int) -> dict[str, list[Record]]:
+    """The records of each group, the largest group first; a record that is bound to no other is one of its own."""
+    members: dict[str, list[Record]] = defaultdict(list)
+    for record in pool:
+        members[bound.get(record.key) or f"key\t{record.key}"].append(record)
+    place = _order(seed)
+    return {name: members[name] for name in sorted(members, key=lambda name: (-len(members[name]), place(name)))}
 
 
 def _greedy(groups: list[list[int | None]], shares: Shares, k: int) -> list[Split]:
     """The split of each group, given as its records' targets."""
     import numpy as np
 
-    # One more column counts records of no class.
-    counts = np.array([np.bincount([k if t is None else t for t in group], minlength=k + 1) for group in groups])
+    counts = _counted(groups, k)
     splits = list(shares)
     want = np.outer(list(shares.values()), counts.sum(axis=0)).astype(float)
     have = np.zeros_like(want)
@@ -239,6 +243,13 @@ def _greedy(groups: list[list[int | None]], shares: Shares, k: int) -> list[Spli
         have[at] += group
         chosen.append(splits[at])
     return chosen
+
+
+def _counted(groups: list[list[int | None]], k: int) -> np.ndarray:
+    """int `(G, K + 1)`: how many records of each class a group has; the last column counts those of no class."""
+    import numpy as np
+
+    return np.array([np.bincount([k if t is None else t for t in group], minlength=k + 1) for group in groups])
 
 
 def _nearest(group: np.ndarray, have: np.ndarray, want: np.ndarray, left: int) -> int:
@@ -252,6 +263,49 @@ def _nearest(group: np.ndarray, have: np.ndarray, want: np.ndarray, left: int) -
     if left <= empty.sum():
         costs[~empty] = np.inf
     return int(costs.argmin())
+
+
+# ── folds ──
+
+
+def folds(
+    data: Dataset, count: int, *, seed: int = 0, together: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, int]:
+    """Key → fold, 0…`count` - 1: alike in size and in every class, and no group in two of them.
+
+    Groups are dealt as for `split`, the largest first, each to the fold whose class counts it brings nearest to an even
+    share. A record without a group, and unlike any other, is a group of its own.
+
+    Args:
+        data, seed, together: as for `split`; splits are not looked at.
+
+    Raises:
+        CallError: for less than two folds.
+        DataError: when there are fewer groups than folds.
+    """
+    if count < 2:
+        raise CallError("folds", expected="2 or more", received=count)
+    members = _by_size(data.records, _bound(data.records, together), seed)
+    if count > len(members):
+        raise DataError(f"too few pictures for {count} folds", expected="a picture, or a group, for each",
+                        received=f"{len(members):,}", do="Ask for fewer folds")  # fmt: skip
+    chosen = _evenly(_counted([[r.target for r in each] for each in members.values()], len(data.classes)), count)
+    return {record.key: at for at, records in zip(chosen, members.values(), strict=True) for record in records}
+
+
+def _evenly(groups: np.ndarray, count: int) -> list[int]:
+    """The fold of each group, int `(G, K)` its class counts; of folds that it suits alike, the smallest."""
+    import numpy as np
+
+    have, want = np.zeros((count, groups.shape[1])), np.maximum(groups.sum(axis=0) / count, 1e-9)
+    chosen = []
+    for index, group in enumerate(groups):
+        costs, sizes = (group * (2 * (have - want) + group) / want).sum(axis=1), have.sum(axis=1)
+        if len(groups) - index <= (sizes == 0).sum():
+            costs[sizes > 0] = np.inf
+        chosen.append(int(np.lexsort((sizes, costs))[0]))
+        have[chosen[-1]] += group
+    return chosen
 
 
 # ── what there is to say ──

@@ -47,6 +47,7 @@ class Small(nn.Module):
         patch = max(2, stride)
         whitened = 2 * min(3 * patch * patch, 24)
         self.stem = nn.Conv2d(3, whitened, patch, stride=stride)
+        self.stem.weight.requires_grad_(False)  # also in a run that goes on, whose weights come from its checkpoint
         self.act = nn.GELU(approximate="tanh")
         self.stages = nn.Sequential(
             *(Stage(a, b) for a, b in zip((whitened, *WIDTHS[:-1]), WIDTHS)),
@@ -59,7 +60,7 @@ class Small(nn.Module):
 
     @torch.no_grad()
     def fit_stem(self, images: Tensor) -> None:
-        """Set the stem to whiten the patches of normalised training images, `(N, 3, H, W)`, and freeze its weights.
+        """Set the stem to whiten the patches of normalised training images, `(N, 3, H, W)`. Its weights never learn.
 
         The filters are the leading eigenvectors of the patches' covariance, each with its negative, scaled to unit
         variance, but for those whose variance is near 5e-4 or below (Page 2018). The bias still learns.
@@ -71,4 +72,3 @@ class Small(nn.Module):
         leading = (vectors.T / (values.clamp_min(0) + 5e-4).sqrt()[:, None]).flip(0)[:half].float()
         self.stem.weight.copy_(torch.cat([leading, -leading]).reshape(self.stem.weight.shape))
         self.stem.bias.zero_()  # type: ignore[union-attr]
-        self.stem.weight.requires_grad_(False)

@@ -204,7 +204,15 @@ def _values(prediction: Prediction) -> list[Any]:
     told = [prediction.error.code, prediction.error.reason] if prediction.error else [None, None]
     unsure = None if prediction.error else prediction.unsure
     path, label, code, reason = (None if text is None else _printable(text) for text in (*texts, *told))
-    return [path, label, prediction.probability, unsure, code, reason, *(prediction.probabilities or [None] * len(prediction.classes))]
+    return [
+        path,
+        label,
+        prediction.probability,
+        unsure,
+        code,
+        reason,
+        *(prediction.probabilities or [None] * len(prediction.classes)),
+    ]
 
 
 def _pyarrow() -> Any:

@@ -6,6 +6,9 @@
       events.jsonl  the stream                                         checkpoint/   the last good states
       logits/       every score can be computed from them again        scores.json   of validation and test
       model/        the artefact                                       report.html    for people; and .json
+      start/        the model that it started from, if from one of ours
+
+Folds, and runs by several seeds, are a series: a folder of such folders (see `series`).
 
 A run is a generator of events; to stop is to stop asking. It is made so that the same command gives the same
 `model/`, undisturbed or killed and resumed.
@@ -26,10 +29,11 @@ from .. import recipe as recipes
 from ..classifier import Classifier
 from ..recipe import Recipe
 from ..vocabulary import Dataset, Event, Scores
-from . import stages
-from .folder import Origin, create, find, listed, record, reopen
+from . import series, stages
+from .folder import Origin, create, find, listed, record, reopen, unchanged
 from .previews import augmented, find_rate
-from .scoring import alike, divided, evaluate, evaluating, settling
+from .scoring import alike, divided, evaluate, evaluating, settling, with_mirrored
+from .series import Series
 from .stages import MEASURED, Execution, check
 
 __all__ = [
@@ -37,10 +41,12 @@ __all__ = [
     "Execution",
     "Origin",
     "Run",
+    "Series",
     "alike",
     "augmented",
     "check",
     "create",
+    "cross_validate",
     "divided",
     "evaluate",
     "evaluating",
@@ -51,9 +57,13 @@ __all__ = [
     "listed",
     "load",
     "reopen",
+    "repeat",
     "report",
+    "series",
     "settling",
     "train",
+    "unchanged",
+    "with_mirrored",
     "work",
 ]
 
@@ -134,6 +144,7 @@ def events(
     network: nn.Module | None = None,
     how: Execution = MEASURED,
     leaks: bool = False,
+    start: Classifier | None = None,
 ) -> Generator[Event, None, None]:
     """A run seen from inside: split where there is no split, train, save, load anew, score the test once.
 
@@ -145,11 +156,12 @@ def events(
         network: a module of your own, `(B, 3, S, S)` → `(B, K)`, instead of the recipe's.
         how: what to force of the plan.
         leaks: go on although test pictures are copies of pictures in train or val.
+        start: a model of ours whose weights and preprocessing it starts from; classes may be others.
 
     Raises:
         CallError, DataError, MachineError: as `create`, `reopen` and `work` say.
     """
-    folder = Path(resume) if resume else _begun(data, recipe, out, network, how, leaks)
+    folder = Path(resume) if resume else _begun(data, recipe, out, network, how, leaks, start)
     return work(folder, *reopen(folder, data), network=network, how=how)
 
 
@@ -162,9 +174,10 @@ def train(
     network: nn.Module | None = None,
     how: Execution = MEASURED,
     leaks: bool = False,
+    start: Classifier | None = None,
 ) -> Run:
     """Recipe in, Classifier out: `events` until they end, and a report. Takes and raises what `events` does."""
-    folder = Path(resume) if resume else _begun(data, recipe, out, network, how, leaks)
+    folder = Path(resume) if resume else _begun(data, recipe, out, network, how, leaks, start)
     divided, chosen = reopen(folder, data)
     for _ in work(folder, divided, chosen, network=network, how=how):
         pass
@@ -172,12 +185,85 @@ def train(
     return finish(folder, network=copy.deepcopy(network) if network is not None else None)
 
 
+def cross_validate(
+    data: Dataset,
+    recipe: str | Recipe = "finetune",
+    *,
+    folds: int | str = 5,
+    out: str | Path = "",
+    resume: str | Path = "",
+    network: nn.Module | None = None,
+    how: Execution = MEASURED,
+    leaks: bool = False,
+) -> Series:
+    """Measure a recipe: every picture outside a given test part is tested once, by a model that did not learn from it.
+
+    Args:
+        folds: how many, stratified and with groups whole; or `group`: one fold a group (leave one hospital out).
+        resume: the folder of a series that is to go on; finished folds are not made again.
+        data, recipe, out, network, how, leaks: as for `events`.
+
+    Raises:
+        CallError, DataError, MachineError: as `series.begin` and `events` say.
+    """
+    chosen = _chosen(recipe, network, how)
+    folder = Path(resume) if resume else series.begin(data, chosen, folds=folds, out=out, leaks=leaks)
+    return _all_of(folder, data, network, how)
+
+
+def repeat(
+    data: Dataset,
+    recipe: str | Recipe = "finetune",
+    *,
+    seeds: int = 3,
+    out: str | Path = "",
+    resume: str | Path = "",
+    network: nn.Module | None = None,
+    how: Execution = MEASURED,
+    leaks: bool = False,
+) -> Series:
+    """Runs by several seeds on one division: what first weights, order and augmentation do to the scores.
+
+    Args:
+        seeds: how many: the recipe's and those after it.
+        data, recipe, out, resume, network, how, leaks: as for `cross_validate`.
+
+    Raises:
+        CallError, DataError, MachineError: as `series.begin` and `events` say.
+    """
+    chosen = _chosen(recipe, network, how)
+    folder = Path(resume) if resume else series.begin(data, chosen, seeds=seeds, out=out, leaks=leaks)
+    return _all_of(folder, data, network, how)
+
+
+def _all_of(folder: Path, data: Dataset, network: nn.Module | None, how: Execution) -> Series:
+    for member in series.members(folder, data):
+        if begun := series.opened(folder, member):
+            at, divided, chosen = begun
+            for _ in work(at, divided, chosen, network=network, how=how):
+                pass
+            report(at, divided)
+    return series.finish(folder, data)
+
+
 def _begun(
-    data: Dataset, recipe: str | Recipe, out: str | Path, network: nn.Module | None, how: Execution, leaks: bool
+    data: Dataset,
+    recipe: str | Recipe,
+    out: str | Path,
+    network: nn.Module | None,
+    how: Execution,
+    leaks: bool,
+    start: Classifier | None,
 ) -> Path:
+    if start and network is not None:
+        raise errors.CallError("start", expected="a model to start from, or a network of your own", received="both")
+    return create(data, _chosen(recipe, network, how), out=out, leaks=leaks, start=start)
+
+
+def _chosen(recipe: str | Recipe, network: nn.Module | None, how: Execution) -> Recipe:
     chosen = recipe if isinstance(recipe, Recipe) else recipes.read(recipe)
     check(chosen, how, network)
-    return create(data, chosen, out=out, leaks=leaks)
+    return chosen
 
 
 def load(model: str | Path, *, network: nn.Module | None = None) -> Classifier:
@@ -195,6 +281,12 @@ def load(model: str | Path, *, network: nn.Module | None = None) -> Classifier:
     if str(model) == "imagenet":
         return classifier.imagenet()
     folder = find(model)
+    if series.is_series(folder):
+        raise errors.CallError(f"{folder} is a series of runs", do=f"Choose one of them, such as {_first(folder)}")
     if not (folder / "model").is_dir():
         raise errors.ModelError(f"{folder} is not finished", do=f"Go on with: opsin train --resume {folder}")
     return artefact.load(folder / "model", network=network)
+
+
+def _first(folder: Path) -> Path:
+    return min((file.parent for file in folder.glob("*/data.json")), default=folder / "fold-1")

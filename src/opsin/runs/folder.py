@@ -13,11 +13,12 @@ from typing import Any
 
 from .. import calibration, checks, errors, plans, sources, splits
 from .. import recipe as recipes
+from ..classifier import Classifier
 from ..duplicates import Pair
 from ..plans import Plan
 from ..recipe import Recipe
 from ..vocabulary import SPLITS, Dataset, Event, finished
-from . import scoring
+from . import origins, scoring
 
 
 @dataclass(frozen=True)
@@ -34,15 +35,19 @@ class Origin:
         return sources.read(self.source, group=self.group, picture=self.picture, target=self.target)
 
 
+NOWHERE = Origin()
+
+
 def create(
     data: Dataset,
     recipe: Recipe,
     *,
-    origin: Origin = Origin(),
+    origin: Origin = NOWHERE,
     out: str | Path = "",
     split: str | Path = "",
     leaks: bool = False,
     pairs: Sequence[Pair] | None = None,
+    start: Classifier | None = None,
 ) -> Path:
     """A new run's folder, whole or not there: the data's split, the recipe and where the data came from.
 
@@ -52,24 +57,23 @@ def create(
         split: the split.csv of another run, to use that run's split.
         leaks: go on although test pictures are copies of pictures in train or val.
         pairs: what `scoring.alike` found: these pictures are kept in one split.
+        start: the model whose weights it starts from; kept in the folder.
 
     Raises:
-        CallError: when the folder is there already, and for a want that names no class.
+        CallError: when the folder is there already, for a want that names no class, and when the recipe contradicts
+            `start`.
         DataError: when the data cannot be split, there is no validation to set thresholds on, or its test pictures
             stand in train or val as well.
         MachineError: when it cannot be written.
     """
+    recipe = origins.suited(recipe, start) if start else recipe
     wanted = calibration.wants(recipe.learn.want, data.classes)
     pairs = finished(scoring.alike(data, near=not split)) if pairs is None else pairs
     divided = scoring.divided(data, recipe.seed, split=split, pairs=pairs)
     if wanted and not len(divided.val):
         raise errors.DataError("nothing to set thresholds on", expected="validation pictures", received="none")
     divided = _looked_at(divided, [pair for pair in pairs if pair.kind == "bytes"], leaks)
-    folder = Path(out) if out else _free(Path("runs"), data.name)
-    if folder.exists():
-        raise errors.CallError(
-            f"{folder} exists", expected="a new folder", do=f"Choose another --out, or go on with --resume {folder}"
-        )
+    folder = unused(out, data.name)
     with errors.writing(folder):
         beside = folder.with_name(f".{folder.name}.{os.getpid()}")
         (beside / "checkpoint").mkdir(parents=True)
@@ -77,6 +81,8 @@ def create(
             (beside / "recipe.toml").write_text(recipe.to_toml(), encoding="utf-8")
             _write_data(beside, divided, origin)
             splits.write(divided, beside / "split.csv")
+            if start:
+                origins.keep(beside, start)
             beside.replace(folder)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
@@ -91,6 +97,20 @@ def _looked_at(data: Dataset, pairs: Sequence[Pair], leaks: bool) -> Dataset:
     found = [finding for finding in report.findings if finding.severity != "note" and finding.kind != "unreadable"]
     notes = (f"{finding.severity}: {finding.text}; {finding.effect}" for finding in found)
     return dataclasses.replace(data, notes=(*data.notes, *notes))
+
+
+def unused(out: str | Path, name: str) -> Path:
+    """The folder of a new run on data called `name`: `out`, or the first that is free.
+
+    Raises:
+        CallError: when `out` exists.
+    """
+    folder = Path(out) if out else _free(Path("runs"), name)
+    if folder.exists():
+        raise errors.CallError(
+            f"{folder} exists", expected="a new folder", do=f"Choose another --out, or go on with --resume {folder}"
+        )
+    return folder
 
 
 def _free(parent: Path, name: str) -> Path:
@@ -142,6 +162,14 @@ def reopen(folder: Path, data: Dataset | None = None) -> tuple[Dataset, Recipe]:
         CallError: when there is no run.
         DataError: when the data has changed since.
     """
+    data = unchanged(folder, data)
+    notes = tuple(_read_data(folder)["notes"])
+    divided = dataclasses.replace(splits.read(data, folder / "split.csv"), notes=notes)
+    return divided, recipes.read(folder / "recipe.toml")
+
+
+def unchanged(folder: Path, data: Dataset | None = None) -> Dataset:
+    """The data of a run as it is read, not divided. Takes and raises what `reopen` does."""
     known = _read_data(folder)
     if data is None:
         if not known["source"]:
@@ -154,8 +182,7 @@ def reopen(folder: Path, data: Dataset | None = None) -> tuple[Dataset, Recipe]:
             received=f"{data.fingerprint[:12]}…",
             do="Put the data back as it was, or start a new run",
         )
-    divided = dataclasses.replace(splits.read(data, folder / "split.csv"), notes=tuple(known["notes"]))
-    return divided, recipes.read(folder / "recipe.toml")
+    return data
 
 
 def _read_data(folder: Path) -> dict[str, Any]:

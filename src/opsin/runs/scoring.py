@@ -10,7 +10,7 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
-from .. import cache, calibration, codecs, duplicates, errors, evaluation, sources, splits
+from .. import augmentation, cache, calibration, codecs, duplicates, errors, evaluation, sources, splits
 from ..calibration import Threshold
 from ..classifier import Classifier
 from ..duplicates import Pair
@@ -71,6 +71,27 @@ def settling(
         else:
             settled = calibration.priced(clf, settled, part, *rows, groups=answers.groups)
     return dataclasses.replace(clf, facts={**clf.facts, "wants": calibration.to_dict(settled)}), settled
+
+
+def with_mirrored(clf: Classifier, answers: Answers, data: Dataset) -> Generator[Event, None, tuple[Answers, Scores]]:
+    """Test-time augmentation: the mean of the logits of each picture and of its mirror image, and its Scores.
+
+    Args:
+        answers, data: as `evaluating` gave them.
+
+    Raises:
+        CallError: where a mirrored picture would be one of another class, unless training mirrored as well.
+    """
+    trained = clf.facts.get("recipe", {}).get("augment", {}).get("hflip") == "yes"
+    if not trained and (reason := augmentation.relabelling(clf.classes, "hflip")):
+        raise errors.CallError(
+            "--tta mirrors pictures", expected="classes that stay what they are", received=reason, do="Leave it out"
+        )
+    _, caches = yield from told(cache.build(data, [clf.preprocessing]), "decoding", len(data))
+    other = yield from told(evaluation.logits(clf, caches[0], mirrored=True), "mirror images", len(data))
+    mean = dataclasses.replace(answers, logits=(answers.logits + other) / 2)
+    largest = clf.facts.get("largest class") or max(data.counts().items(), key=lambda pair: pair[1])[0]
+    return mean, evaluation.score(clf, mean.logits, mean.targets, largest, groups=mean.groups)
 
 
 def told(work: Work[T], what: str, of: int) -> Generator[Event, None, T]:

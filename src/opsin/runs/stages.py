@@ -35,7 +35,7 @@ from .. import (
     splits,
     training,
 )
-from ..batches import Batches
+from ..batches import Batches, growing
 from ..cache import Pixels
 from ..classifier import Classifier
 from ..models import weights
@@ -46,6 +46,7 @@ from ..recipe import Recipe
 from ..training import Job, TrainState
 from ..vocabulary import SPLITS, Dataset, Event, Record, Split
 from . import folder as folders
+from . import origins
 from .scoring import pictures, told
 
 CHECKPOINT_SECONDS = 60.0
@@ -103,17 +104,24 @@ def stream(
     folders.tidy(folder)
     # Of all records: whoever divides the data again cannot know which are refused.
     divided = {"split": splits.fingerprint(data), "pictures": pictures(data)}
-    recipe, road, notes = _resolved(recipe, data)
+    start = origins.kept(folder)
+    recipe, road, notes = _resolved(recipe, data, start)
     yield from map(_note, (*data.notes, *notes))
     data, pixels, enlarged = yield from _decode(data, recipe, road)
     folders.keep(folder, recipe, data)
     yield from (_note(f"refused {r.key}: {r.reason}") for r in data.refused[:5])
     torch.manual_seed(recipe.seed)
-    spec, built, origin = _network(recipe, len(data.classes), network)
+    spec, built, started = origins.begun(start, data.classes) if start else _network(recipe, len(data.classes), network)
+    if start:
+        yield _note(origins.words(start, data.classes))
+    if recipe.learn.grow_from:
+        small = models.NetworkSpec(recipe.model.network, len(data.classes), recipe.learn.grow_from)
+        with models.refusals(small):
+            models.tried(built, small)
     job = yield from _planned(folder, built, _job(recipe, pixels, enlarged, road), how)
     state = training.start(built, job)
     found = training.load(state, folder / "checkpoint")
-    if not found:
+    if not found and not (start and recipe.learn.epochs):  # what is about to learn keeps the head that it came with
         yield from _first_weights(built, pixels.part(_in("train")), job, folder, how)
         state = training.start(built, job)
     folders.forget_after(folder, state.step)
@@ -121,7 +129,7 @@ def stream(
         yield _note(f"going on from epoch {state.epoch}, step {state.step}")
     yield from _trained(state, job, folder)
     state.network.load_state_dict(state.best or state.weights())
-    facts = _facts(recipe, data, divided, origin)
+    facts = _facts(recipe, data, divided, started)
     clf = Classifier(state.network.cpu().float(), spec, road, data.classes, facts=facts)
     yield from _scored(folder, clf, pixels, recipe)
 
@@ -134,19 +142,23 @@ def _note(text: str) -> Event:
     return Event("notice", 0, 0, {"text": text})
 
 
-def _resolved(recipe: Recipe, data: Dataset) -> tuple[Recipe, Preprocessing, list[str]]:
+def _resolved(
+    recipe: Recipe, data: Dataset, start: Classifier | None = None
+) -> tuple[Recipe, Preprocessing, list[str]]:
     """The recipe with its size and flips decided, the preprocessing that follows, and what a user should know."""
     size = recipe.pixels.size
     origin = weights.pretrained_info(recipe.model.network) if recipe.model.pretrained else None
     if not size:
         size = origin.size if origin else _size(data)
+    if recipe.learn.grow_from >= size:
+        raise errors.CallError("grow_from", expected=f"less than the size, {size}", received=recipe.learn.grow_from)
     augment, notes = augmentation.resolved(recipe.augment, data.classes)
     road = _road(recipe, size)
     steps = road.pipeline.text if road.pipeline else ""
     recipe = dataclasses.replace(recipe.set(size=size, pipeline=steps), augment=augment)
     if origin:
         road = dataclasses.replace(road, mean=origin.mean, std=origin.std, interpolation=origin.interpolation)
-    return recipe, road, notes
+    return recipe, start.preprocessing if start else road, notes
 
 
 def _road(recipe: Recipe, size: int) -> Preprocessing:
@@ -182,18 +194,20 @@ def _decode(
 
 def _network(
     recipe: Recipe, classes: int, own: nn.Module | None
-) -> tuple[models.NetworkSpec | None, nn.Module, weights.Pretrained | None]:
+) -> tuple[models.NetworkSpec | None, nn.Module, dict[str, Any]]:
+    """How to build it again, the network, and what there is to say of its first weights."""
+    nothing = {"started from": None, "licence": None}
     if own is not None:
         described = models.NetworkSpec(type(own).__name__, classes, recipe.pixels.size)
         with models.refusals(described):
             # A copy: the user's module stays as it is, so the same call gives the same model.
-            return None, models.tried(copy.deepcopy(own), described), None
+            return None, models.tried(copy.deepcopy(own), described), nothing
     model = recipe.model
     spec = models.spec_for(model.network, classes, recipe.pixels.size, model.pool, model.pretrained)
     if model.pretrained:
         network, origin = weights.load(spec)
-        return spec, network, origin
-    return spec, models.build(spec), None
+        return spec, network, {"started from": dataclasses.asdict(origin), "licence": origin.license}
+    return spec, models.build(spec), nothing
 
 
 def _job(recipe: Recipe, pixels: Pixels, enlarged: Pixels | None, road: Preprocessing) -> Job:
@@ -204,7 +218,13 @@ def _job(recipe: Recipe, pixels: Pixels, enlarged: Pixels | None, road: Preproce
     val = pixels.part(_in("val")) if any(record.split == "val" for record in pixels.data.records) else None
     weights_ = losses.class_weights(list(train.data.counts().values()), learn.class_weights, learn.effective_beta)
     batches = Batches(
-        train, batch, recipe.pixels.size, recipe.augment, recipe.seed, balanced=learn.sampling == "balanced"
+        train,
+        batch,
+        recipe.pixels.size,
+        recipe.augment,
+        recipe.seed,
+        balanced=learn.sampling == "balanced",
+        sides=growing(learn.grow_from, recipe.pixels.size, learn.epochs) if learn.grow_from else (),
     )
     return Job(batches, val, classes, weights_, road, recipe, Plan())
 
@@ -233,10 +253,10 @@ def _first_weights(
     network: nn.Module, train: Pixels, job: Job, folder: Path, how: Execution
 ) -> Generator[Event, None, None]:
     """What is computed from the training pictures before any step: a stem that whitens, a head that fits."""
-    if isinstance(network, Small):
+    if isinstance(network, Small) and not job.recipe.model.tuned:
         rows = np.linspace(0, len(train) - 1, min(len(train), 2000)).astype(int)
         network.fit_stem(preprocessing.normalise(job.preprocessing, train.take(rows)).to(job.plan.device))
-    if job.recipe.model.pretrained and job.recipe.finetune.head == "fitted":
+    if job.recipe.model.tuned and job.recipe.finetune.head == "fitted":
         vectors = yield from _vectors(network, train, job, folder, how)
         groups = [record.group for record in train.data.records]
         (weight, bias), told_ = features.best_head(
@@ -290,7 +310,7 @@ def _trained(state: TrainState, job: Job, folder: Path) -> Iterator[Event]:
         raise
 
 
-def _facts(recipe: Recipe, data: Dataset, divided: dict[str, str], origin: weights.Pretrained | None) -> dict[str, Any]:
+def _facts(recipe: Recipe, data: Dataset, divided: dict[str, str], started: dict[str, Any]) -> dict[str, Any]:
     return {
         "name": data.name,
         "recipe": recipe.to_dict(),
@@ -299,8 +319,7 @@ def _facts(recipe: Recipe, data: Dataset, divided: dict[str, str], origin: weigh
         "largest class": max(data.train.counts().items(), key=lambda pair: pair[1])[0],
         "records": {split: len(data.part(split)) for split in SPLITS},
         "refused": len(data.refused),
-        "started from": dataclasses.asdict(origin) if origin else None,
-        "licence": origin.license if origin else None,
+        **started,
     }
 
 

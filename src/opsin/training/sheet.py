@@ -16,7 +16,9 @@ GAP, LINE = 8, 18  # pixels between tiles, of a line of text
 def contact_sheet(batch: Batch, classes: Sequence[str], *, most: int = 24, columns: int = 6) -> np.ndarray:
     """uint8 `(H, W, 3)`: at most so many pictures of `batch`, under each its class, and the one mixed into it."""
     pictures = batch.images[:most].permute(0, 2, 3, 1).numpy()
-    tiles = [_tile(picture, _labels(batch, place, classes)) for place, picture in enumerate(pictures)]
+    labels = [_labels(batch, place, classes) for place in range(len(pictures))]
+    lines = max(map(len, labels))
+    tiles = [_tile(picture, label, lines) for picture, label in zip(pictures, labels)]
     blank = np.full_like(tiles[0], 255)
     columns = min(columns, len(tiles))
     tiles += [blank] * (-len(tiles) % columns)
@@ -25,16 +27,19 @@ def contact_sheet(batch: Batch, classes: Sequence[str], *, most: int = 24, colum
 
 
 def _labels(batch: Batch, place: int, classes: Sequence[str]) -> list[str]:
+    """The class, or both with their shares, the larger one first, where two are to be seen."""
     own, other = classes[int(batch.targets[place])], classes[int(batch.others[place])]
     share = float(batch.shares[place])
-    return [own] if share == 1 else [f"{share:.2f} {own}", f"{1 - share:.2f} {other}"]
+    if own == other or share >= 0.995 or share < 0.005:
+        return [other if share < 0.005 else own]
+    return [f"{part:.2f} {name}" for part, name in sorted([(share, own), (1 - share, other)], reverse=True)]
 
 
-def _tile(picture: np.ndarray, labels: Sequence[str]) -> np.ndarray:
+def _tile(picture: np.ndarray, labels: Sequence[str], lines: int) -> np.ndarray:
     times = -(-SMALLEST // len(picture))
     large = picture.repeat(times, 0).repeat(times, 1)
     side = len(large)
-    tile = np.full((side + GAP + 2 * LINE, side + GAP, 3), 255, np.uint8)
+    tile = np.full((side + GAP + lines * LINE, side + GAP, 3), 255, np.uint8)
     tile[GAP // 2 : GAP // 2 + side, GAP // 2 : GAP // 2 + side] = large
     font = cv2.FontFace("sans")
     for line, label in enumerate(labels):

@@ -24,6 +24,7 @@ from ...errors import CallError
     "--want", "wants", multiple=True, metavar="WANT", help='Set thresholds: "bad recall>=0.98", "accuracy>=0.99".'
 )
 @click.option("--save", type=click.Path(path_type=Path, file_okay=False), help="Where the model with them goes.")
+@click.option("--tta", is_flag=True, help="Also with mirror images, the mean of two answers a picture, side by side.")
 @click.option("--report", type=click.Path(path_type=Path, file_okay=False), help="Write report.html and .json there.")
 @click.option("--pictures/--no-pictures", default=True, help="Whether the report may show pictures of mistakes.")
 @click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON, and nothing else.")
@@ -34,6 +35,7 @@ def command(
     group: str,
     wants: tuple[str, ...],
     save: Path | None,
+    tta: bool,
     report: Path | None,
     pictures: bool,
     as_json: bool,
@@ -45,7 +47,7 @@ def command(
     --want sets thresholds on the validation part of DATA instead of those the model has, and says what they cost there
     and on the test. MODEL stays as it is; the one with thresholds is saved by --save.
     """
-    from ... import artefact, metrics, reports, runs, sources
+    from ... import artefact, comparison, metrics, reports, runs, sources
     from . import render
 
     quiet = render.console(stderr=as_json)
@@ -64,8 +66,15 @@ def command(
     if report:
         page = reports.write(reports.of_classifier(clf, answers, tested), report, store=tested.store, pictures=pictures)
         quiet.print(f"report {page}")
-    if as_json:
-        told = {"part": answers.part, "scores": metrics.to_dict(scores), "wants": clf.facts.get("wants", [])}
-        click.echo(json.dumps(told))
-    else:
+    told = {"part": answers.part, "scores": metrics.to_dict(scores), "wants": clf.facts.get("wants", [])}
+    if not as_json:
         render.scores(quiet, answers.part, scores)
+    if tta:
+        mean, both = render.watched(quiet, runs.with_mirrored(clf, answers, tested))
+        alone, mirrored = (each.logits.argmax(1) for each in (answers, mean))
+        paired = comparison.compare(alone, mirrored, answers.targets, clf.classes, groups=answers.groups)
+        told["tta"] = {"scores": metrics.to_dict(both), "paired": comparison.to_dict(paired)}
+        if not as_json:
+            render.side_by_side(quiet, scores, both, paired)
+    if as_json:
+        click.echo(json.dumps(told))

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from ... import runs
 from ...checks import Report
+from ...comparison import Comparison
 from ...errors import Interrupted
 from ...recipe import Recipe
 from ...studies import Study, conclusions
@@ -51,6 +52,36 @@ def scores(out: Console, name: str, found: Scores) -> None:
     _confusion(out, found)
     if found.untested:
         out.print(f"not tested, no picture of theirs is in {name}: {', '.join(found.untested)}")
+
+
+def series(out: Console, found: runs.Series) -> None:
+    """What folds or seeds measured: each run, then all of them together or their spread."""
+    table = _table("run", "accuracy", "macro F1", "n")
+    for name, each in found.scores.items():
+        table.add_row(
+            f"{name}   {found.texts[name]}", str(each.overall["accuracy"]), str(each.overall["macro F1"]), f"{each.n:,}"
+        )
+    out.print()
+    out.print(table)
+    if found.pooled:
+        scores(out, "pooled", found.pooled)
+        worst = found.scores[found.worst].overall
+        out.print(f"worst  {found.texts[found.worst]}: accuracy {worst['accuracy']}   macro F1 {worst['macro F1']}")
+    else:
+        shown = "   ".join(f"{name} {found.spread[name]}" for name in ("accuracy", "macro F1"))
+        out.print(f"mean of {len(found.scores)} seeds, least to greatest   {shown}", style="bold")
+    out.print(f"\nscores {found.folder / 'scores.json'} · each run has a report.html in its folder")
+
+
+def side_by_side(out: Console, alone: Scores, both: Scores, paired: Comparison) -> None:
+    """The overall scores with and without mirror images, and whether their difference is more than chance."""
+    table = _table("score", "each picture alone", "with its mirror image")
+    for name, score in alone.overall.items():
+        if name != "largest class":
+            table.add_row(name, str(score), str(both.overall[name]))
+    out.print(table)
+    for name, difference in paired.overall.items():
+        out.print(f"{name:<9} {difference.words('alone', 'with its mirror image')}")
 
 
 def _classes(out: Console, found: Scores) -> None:
@@ -184,8 +215,19 @@ def introduce(out: Console, data: Dataset, recipe: Recipe, folder: Path) -> None
     out.print(f"recipe {recipe.name} · {recipe.model.network}, {size}, {recipe.pixels.fit} · run {folder}")
 
 
-def run(out: Console, folder: Path, data: Dataset, recipe: Recipe, how: runs.Execution = runs.MEASURED) -> runs.Run:
+def run(
+    out: Console,
+    folder: Path,
+    data: Dataset,
+    recipe: Recipe,
+    how: runs.Execution = runs.MEASURED,
+    *,
+    again: Path | None = None,
+) -> runs.Run:
     """Show and record the run in `folder` until it is finished.
+
+    Args:
+        again: what goes on after an interruption: the series that the run belongs to.
 
     Raises:
         Interrupted: when the user stops it.
@@ -197,9 +239,8 @@ def run(out: Console, folder: Path, data: Dataset, recipe: Recipe, how: runs.Exe
         for event in work:
             watch.show(event)
             if stop.asked and event.kind != "scores":  # the last event: there is nothing left to stop
-                raise Interrupted(
-                    "stopped, nothing lost", do=f"Go on with: opsin train --resume {shlex.quote(str(folder))}"
-                )
+                resume = shlex.quote(str(again or folder))
+                raise Interrupted("stopped, nothing lost", do=f"Go on with: opsin train --resume {resume}")
     return runs.finish(folder)
 
 

@@ -12,6 +12,10 @@ from ...errors import CallError, writing
 
 if TYPE_CHECKING:
     import numpy as np
+    from rich.console import Console
+
+    from ... import runs
+    from ...vocabulary import Dataset
 
 
 @click.command()
@@ -26,13 +30,21 @@ if TYPE_CHECKING:
 @click.option(
     "--want", "wants", multiple=True, metavar="WANT", help='Set thresholds: "bad recall>=0.98", "accuracy>=0.99".'
 )
+@click.option("--from", "start", default="", metavar="MODEL", help="Start from the weights of a model of ours.")
 @click.option("--split", type=click.Path(path_type=Path), help="Use the split.csv of another run.")
 @click.option(
     "--alike/--no-alike", default=True, help="Keep near-duplicates in one split: a quick look at each picture."
 )
 @click.option("--leaks", is_flag=True, help="Go on although test pictures are copies of training pictures.")
 @click.option("--out", default="", help="The run's folder; runs/<name>-<number> by default.")
-@click.option("--resume", default="", help="Go on with a run.")
+@click.option("--resume", default="", help="Go on with a run, or with a series of them.")
+@click.option(
+    "--folds",
+    default="",
+    metavar="N|group",
+    help="Measure the recipe: N runs, each tested on another part; group: one fold for each group.",
+)
+@click.option("--seeds", default=0, type=click.IntRange(min=0), help="So many runs by different seeds, and the spread.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, mps.")
 @click.option("--precision", default="auto", show_default=True, help="fp32, bf16; auto measures.")
 @click.option("--threads", default=0, type=click.IntRange(min=0), help="Of the CPU; torch decides by default.")
@@ -61,11 +73,14 @@ def command(
     picture: str,
     target: str,
     wants: tuple[str, ...],
+    start: str,
     split: Path | None,
     alike: bool,
     leaks: bool,
     out: str,
     resume: str,
+    folds: str,
+    seeds: int,
     device: str,
     precision: str,
     threads: int,
@@ -87,9 +102,12 @@ def command(
     quiet = render.console(stderr=as_json)
     how = runs.Execution(device, precision, threads, engine)
     if resume:
-        if any((data, recipe, choices, wants, split, out, group, picture, target, sheet, chart)):
+        if any((data, recipe, choices, wants, split, out, group, picture, target, start, folds, seeds, sheet, chart)):
             raise CallError("--resume", expected="no other choices: the run has made them", received="some")
         folder = runs.find(resume)
+        if runs.series.is_series(folder):
+            _measure(quiet, folder, None, how, pictures, as_json)
+            return
         read, chosen = runs.reopen(folder)
     else:
         if not data:
@@ -97,6 +115,9 @@ def command(
         chosen = recipes.read(recipe or "finetune").set_texts(choices)
         chosen = chosen.set(want="; ".join(wants)) if wants else chosen
         runs.check(chosen, how)
+        if start and (folds or seeds or sheet or chart):
+            raise CallError("--from", expected="a single run", received="--folds, --seeds or a preview")
+        first = runs.load(start) if start else None
         place = str(Path(data).resolve() if Path(data).exists() else data)
         origin = runs.Origin(place, group, picture, target)
         found = sources.read(data, group=group, picture=picture, target=target)
@@ -107,8 +128,16 @@ def command(
         if sheet or chart:
             return
         near = alike and not split
+        if folds or seeds:
+            if split:
+                raise CallError("--folds, --seeds", expected="no --split: they divide the data", received=split)
+            folder = runs.series.begin(found, chosen, folds=folds, seeds=seeds, origin=origin, out=out, leaks=leaks)
+            _measure(quiet, folder, found, how, pictures, as_json)
+            return
         pairs = render.counted(quiet, runs.alike(found, near=near), "looking for pictures that are alike", len(found))
-        folder = runs.create(found, chosen, origin=origin, out=out, split=split or "", leaks=leaks, pairs=pairs)
+        folder = runs.create(
+            found, chosen, origin=origin, out=out, split=split or "", leaks=leaks, pairs=pairs, start=first
+        )
         read, chosen = runs.reopen(folder, found)
     render.introduce(quiet, read, chosen, folder)
     run = render.run(quiet, folder, read, chosen, how)
@@ -122,6 +151,30 @@ def command(
         render.scores(quiet, name, run.scores[name])
     quiet.print(f"\nreport {page}")
     quiet.print(f"next   opsin predict {folder} PICTURES · opsin evaluate {folder} DATA · model: {folder}/model")
+
+
+def _measure(
+    out: Console, folder: Path, data: Dataset | None, how: runs.Execution, pictures: bool, as_json: bool
+) -> None:
+    """Make what is left of a series' runs, and tell what they measured."""
+    from ... import metrics, runs
+    from . import render
+
+    data = runs.unchanged(folder, data)
+    for member in runs.series.members(folder, data):
+        if begun := runs.series.opened(folder, member):
+            at, divided, chosen = begun
+            out.print(f"\n{member.text}", style="bold")
+            render.introduce(out, divided, chosen, at)
+            render.run(out, at, divided, chosen, how, again=folder)
+            runs.report(at, divided, pictures=pictures)
+    found = runs.series.finish(folder, data)
+    if as_json:
+        each = {name: metrics.to_dict(scores) for name, scores in found.scores.items()}
+        told = {"scores": runs.series.to_dict(found), "runs": each, "texts": found.texts, "worst": found.worst}
+        click.echo(json.dumps({"run": str(folder), **told}))
+    else:
+        render.series(out, found)
 
 
 def _show(file: Path, picture: np.ndarray, as_json: bool) -> None:
