@@ -68,7 +68,10 @@ def write_page() -> None:
     """Put each table into its place in docs/study.md."""
     text = PAGE.read_text(encoding="utf-8")
     for name in STUDIES:
-        kept = json.loads((record.RESULTS / f"study-{name}.json").read_text(encoding="utf-8"))
+        file = record.RESULTS / f"study-{name}.json"
+        if not file.exists():
+            continue
+        kept = json.loads(file.read_text(encoding="utf-8"))
         table = record.markdown(kept).partition("\n\n")[2].strip()
         begin, end = f"<!-- study-{name} -->", "<!-- end -->"
         written = f"{begin}\n\n{table}\n\n{end}"
