@@ -74,8 +74,8 @@ class Table:
 def predictions(file: Path | None, classes: Sequence[str], *, of: str = "") -> Iterator[Table]:
     """A Table that becomes `file` when the block ends well; else what was written is kept for the next call.
 
-    Every prediction is a row: path, label, probability, unsure, error, reason, then every class's probability. Without a `file`
-    nothing is kept.
+    Every prediction is a row: path, label, probability, unsure, error, reason, then every class's probability. Without
+    a `file` nothing is kept.
 
     Args:
         file: ends in .csv, .jsonl or .parquet.
@@ -204,7 +204,15 @@ def _values(prediction: Prediction) -> list[Any]:
     told = [prediction.error.code, prediction.error.reason] if prediction.error else [None, None]
     unsure = None if prediction.error else prediction.unsure
     path, label, code, reason = (None if text is None else _printable(text) for text in (*texts, *told))
-    return [path, label, prediction.probability, unsure, code, reason, *(prediction.probabilities or [None] * len(prediction.classes))]
+    return [
+        path,
+        label,
+        prediction.probability,
+        unsure,
+        code,
+        reason,
+        *(prediction.probabilities or [None] * len(prediction.classes)),
+    ]
 
 
 def _pyarrow() -> Any:

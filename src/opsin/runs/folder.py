@@ -37,13 +37,13 @@ def create(
 
     Raises:
         CallError: when the folder is there already, and for a want that names no class.
-        DataError: when the data cannot be split, there is no validation to set thresholds on, or its test pictures stand in train or val as well.
+        DataError: when the data cannot be split, there is no validation to set thresholds on, or its
+            test pictures stand in train or val as well.
         MachineError: when it cannot be written.
     """
     wanted = calibration.wants(recipe.learn.want, data.classes)
     divided = splits.read(data, Path(split)) if split else scoring.divided(data, recipe.seed)
-    if wanted and not len(divided.val):
-        raise errors.DataError("nothing to set thresholds on", expected="validation pictures", received="none")
+    calibration.refuse_hopeless(wanted, divided.val.counts())
     divided = _looked_at(divided, leaks)
     folder = Path(out) if out else _free(Path("runs"), data.name)
     if folder.exists():

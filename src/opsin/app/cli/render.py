@@ -63,8 +63,10 @@ def _confusion(out: Console, found: Scores) -> None:
     if len(found.classes) > CONFUSION:
         out.print(f"the confusion matrix of {len(found.classes)} classes is in scores.json")
         return
-    table = _table("true \\ said", *(name[:9] for name in found.classes))
-    for name, row in zip(found.classes, found.confusion):
+    unsure = ["unsure"] if any(found.unsure) else []
+    rows = [(*row, more) for row, more in zip(found.confusion, found.unsure)] if unsure else found.confusion
+    table = _table("true \\ said", *(name[:9] for name in found.classes), *unsure)
+    for name, row in zip(found.classes, rows):
         if sum(row):
             table.add_row(name, *(f"{count:,}" if count else "·" for count in row))
     out.print(table)

@@ -48,7 +48,9 @@ if TYPE_CHECKING:
     help="Try learning rates, write their losses as a picture, say which to take, and train nothing.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON, and nothing else.")
+@click.pass_context
 def command(
+    ctx: click.Context,
     data: str | None,
     recipe: str,
     choices: tuple[str, ...],
@@ -109,15 +111,17 @@ def command(
     render.introduce(quiet, read, chosen, folder)
     run = render.run(quiet, folder, read, chosen, how)
     page = runs.report(folder, read, pictures=pictures)
+    unmet = bool(chosen.learn.want) and not run.classifier.facts["wants"]
     if as_json:
         click.echo(json.dumps({"run": str(folder), "scores": run.classifier.facts["scores"]}))
-        return
+        ctx.exit(unmet)
     name = "test" if "test" in run.scores else "val"
     if name in run.scores:
         quiet.print()
         render.scores(quiet, name, run.scores[name])
     quiet.print(f"\nreport {page}")
     quiet.print(f"next   opsin predict {folder} PICTURES · opsin evaluate {folder} DATA · model: {folder}/model")
+    ctx.exit(unmet)
 
 
 def _show(file: Path, picture: np.ndarray, as_json: bool) -> None:
