@@ -6,9 +6,9 @@ import itertools
 
 import numpy as np
 import pytest
-from sklearn.metrics import log_loss, precision_score, recall_score
+from sklearn.metrics import log_loss
 
-from opsin import calibration, metrics
+from opsin import calibration, classifier, evaluation, metrics
 from opsin.calibration import Want
 from opsin.classifier import Classifier
 from opsin.errors import CallError, DataError

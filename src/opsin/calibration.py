@@ -258,17 +258,17 @@ def with_thresholds(
     new = dataclasses.replace(clf, thresholds={}, unsure_below=0.0)
     for one in wanted:
         if one.cls:
-            found = threshold(shares, targets, clf.classes, one)
-            new = dataclasses.replace(new, thresholds={**new.thresholds, one.cls: found})
+            least = threshold(shares, targets, clf.classes, one)
+            new = dataclasses.replace(new, thresholds={**new.thresholds, one.cls: least})
         else:
             new = dataclasses.replace(new, unsure_below=_least_sure(new, shares, targets, one))
     settled = [Threshold(one, new.thresholds[one.cls] if one.cls else new.unsure_below, {}) for one in wanted]
-    priced = _priced(new, settled, "calibration", shares, targets, groups)
-    for one in priced:
-        reached = next(iter(score for name, score in one.price["calibration"].items() if one.want.rate in name))
-        if reached.value < one.want.least:
-            raise errors.DataError(f"{one.want} cannot be met together with the others", received=str(reached))
-    return new, priced
+    found = _priced(new, settled, "calibration", shares, targets, groups)
+    for each in found:
+        reached = next(score for name, score in each.price["calibration"].items() if each.want.rate in name)
+        if reached.value < each.want.least:
+            raise errors.DataError(f"{each.want} cannot be met together with the others", received=str(reached))
+    return new, found
 
 
 def priced(

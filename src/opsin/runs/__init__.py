@@ -14,6 +14,7 @@ A run is a generator of events; to stop is to stop asking. It is made so that th
 from __future__ import annotations
 
 import copy
+import html
 from collections.abc import Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from ..classifier import Classifier
 from ..recipe import Recipe
 from ..vocabulary import Dataset, Event, Scores
 from . import stages
-from .folder import create, find, listed, record, reopen
+from .folder import chosen, create, find, listed, record, reopen, rows, told
 from .previews import augmented, find_rate
 from .scoring import evaluate, evaluating, settling
 from .stages import MEASURED, Execution, check
@@ -38,6 +39,7 @@ __all__ = [
     "Run",
     "augmented",
     "check",
+    "chosen",
     "create",
     "evaluate",
     "evaluating",
@@ -49,7 +51,9 @@ __all__ = [
     "load",
     "reopen",
     "report",
+    "rows",
     "settling",
+    "told",
     "train",
     "work",
 ]
@@ -68,6 +72,13 @@ class Run:
     folder: Path
     classifier: Classifier
     scores: Mapping[str, Scores]
+
+    def _repr_html_(self) -> str:
+        """The report, in its place in a notebook."""
+        file = self.folder / "report.html"
+        if not file.is_file():
+            return f"<p>{html.escape(str(self.folder))} has no report yet</p>"
+        return reports.framed(file.read_text(encoding="utf-8"))
 
 
 def work(

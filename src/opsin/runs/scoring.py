@@ -10,7 +10,7 @@ from .. import cache, calibration, duplicates, errors, evaluation, sources, spli
 from ..calibration import Threshold
 from ..classifier import Classifier
 from ..reports import Answers
-from ..vocabulary import Dataset, Event, Scores, Split, Work, finished
+from ..vocabulary import SPLITS, Dataset, Event, Scores, Split, Work, finished
 
 T = TypeVar("T")
 
@@ -56,8 +56,8 @@ def settling(
     """
     wants = calibration.wants(wanted, clf.classes)
     settled: tuple[Threshold, ...] = ()
-    for part in ("val", "test"):
-        answers, _, _ = yield from evaluating(clf, data, part)  # type: ignore[arg-type]
+    for part in SPLITS[1:]:
+        answers, _, _ = yield from evaluating(clf, data, part)
         rows = answers.logits, answers.targets
         if part == "val":
             clf, settled = calibration.with_thresholds(clf, *rows, wants, groups=answers.groups)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import signal
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -139,8 +139,16 @@ def introduce(out: Console, data: Dataset, recipe: Recipe, folder: Path) -> None
     out.print(f"recipe {recipe.name} · {recipe.model.network}, {size}, {recipe.pixels.fit} · run {folder}")
 
 
-def run(out: Console, folder: Path, data: Dataset, recipe: Recipe, how: runs.Execution = runs.MEASURED) -> runs.Run:
-    """Show and record the run in `folder` until it is finished.
+def run(
+    out: Console,
+    folder: Path,
+    data: Dataset,
+    recipe: Recipe,
+    how: runs.Execution = runs.MEASURED,
+    *,
+    tell: Callable[[Event], None] = lambda event: None,
+) -> runs.Run:
+    """Show and record the run in `folder` until it is finished; `tell` hears every event too.
 
     Raises:
         Interrupted: when the user stops it.
@@ -151,6 +159,7 @@ def run(out: Console, folder: Path, data: Dataset, recipe: Recipe, how: runs.Exe
     with interruptible() as stop, Watch(out) as watch, closing(work):
         for event in work:
             watch.show(event)
+            tell(event)
             if stop.asked and event.kind != "scores":  # the last event: there is nothing left to stop
                 raise Interrupted(
                     "stopped, nothing lost", do=f"Go on with: opsin train --resume {shlex.quote(str(folder))}"

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 @click.option(
     "--want", "wants", multiple=True, metavar="WANT", help='Set thresholds: "bad recall>=0.98", "accuracy>=0.99".'
 )
+@click.option(
+    "--track", default="", metavar="TOOL[:WHERE]", help="Tell the run to tensorboard[:DIR] or mlflow[:ADDRESS] as well."
+)
 @click.option("--split", type=click.Path(path_type=Path), help="Use the split.csv of another run.")
 @click.option("--leaks", is_flag=True, help="Go on although test pictures are copies of training pictures.")
 @click.option("--out", default="", help="The run's folder; runs/<name>-<number> by default.")
@@ -56,6 +59,7 @@ def command(
     choices: tuple[str, ...],
     group: str,
     wants: tuple[str, ...],
+    track: str,
     split: Path | None,
     leaks: bool,
     out: str,
@@ -75,7 +79,7 @@ def command(
     datasets). Without a split 70/15/15 are drawn, stratified.
     """
     from ... import recipe as recipes
-    from ... import runs, sources
+    from ... import runs, sources, tracking
     from . import render
 
     quiet = render.console(stderr=as_json)
@@ -109,7 +113,8 @@ def command(
         )
         read, chosen = runs.reopen(folder, found)
     render.introduce(quiet, read, chosen, folder)
-    run = render.run(quiet, folder, read, chosen, how)
+    with tracking.tracker(track, folder) as tell:
+        run = render.run(quiet, folder, read, chosen, how, tell=tell)
     page = runs.report(folder, read, pictures=pictures)
     unmet = bool(chosen.learn.want) and not run.classifier.facts["wants"]
     if as_json:
