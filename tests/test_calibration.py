@@ -6,9 +6,9 @@ import itertools
 
 import numpy as np
 import pytest
-from sklearn.metrics import log_loss, precision_score, recall_score
+from sklearn.metrics import log_loss
 
-from opsin import calibration, metrics
+from opsin import calibration, classifier, evaluation, metrics
 from opsin.calibration import Want
 from opsin.classifier import Classifier
 from opsin.errors import CallError, DataError
@@ -150,24 +150,40 @@ def test_a_threshold_is_the_cheapest_that_reaches_what_was_wanted(rate: str, lea
     probabilities = metrics.softmax(logits)
     found = calibration.threshold(probabilities, targets, "abc", Want("b", rate, least))
     scores, are = probabilities[:, 1], targets == 1
-    measure = {"recall": recall_score, "precision": precision_score}[rate]
-    fitting = [t for t in np.unique(scores) if measure(are, scores >= t) >= least]
-    assert found.probability == (max(fitting) if rate == "recall" else min(fitting))
-    assert found.reached
-    assert found.recall.value == pytest.approx(recall_score(are, scores >= found.probability))
-    assert found.precision.value == pytest.approx(precision_score(are, scores >= found.probability))
-    assert found.false_alarms.value == pytest.approx((scores[~are] >= found.probability).mean())
-    assert (found.recall.n, found.false_alarms.n) == (are.sum(), (~are).sum())
+    of = {"recall": lambda t: are, "precision": lambda t: scores >= t}[rate]
+    fitting = [t for t in np.unique(scores) if (are & (scores >= t)).sum() / (of(t).sum() + 1) >= least]
+    assert found == (max(fitting) if rate == "recall" else min(fitting))
 
 
 def test_what_cannot_be_reached_says_so() -> None:
     probabilities = np.array([[0.2, 0.8], [0.3, 0.7], [0.6, 0.4]])
-    found = calibration.threshold(probabilities, np.array([0, 1, 1]), "ab", Want("b", "precision", 0.9))
-    assert not found.reached
-    assert found.precision.value == pytest.approx(2 / 3)
-    assert str(found).startswith("not reached: b precision>=0.9")
-    with pytest.raises(DataError, match="no record of 'b'"):
+    with pytest.raises(DataError, match=r"b precision>=0.9 cannot.*9 or more pictures.*0.667 .* on 3 .*at most 0.5,"):
+        calibration.threshold(probabilities, np.array([0, 1, 1]), "ab", Want("b", "precision", 0.9))
+    with pytest.raises(DataError, match="no picture on 0"):
         calibration.threshold(probabilities, np.zeros(3, int), "ab", Want("b", "recall", 0.9))
+    rows, targets = np.tile([[0.4, 0.6], [0.6, 0.4]], (50, 1)), np.ones(100, int)
+    targets[::4] = 0
+    with pytest.raises(DataError, match="a network that is so good"):
+        calibration.threshold(rows, targets, "ab", Want("b", "precision", 0.9))
+
+
+def test_so_few_pictures_promise_nothing_before_any_work() -> None:
+    wanted = calibration.wants("b recall>=0.98", "ab")
+    calibration.refuse_hopeless(wanted, {"a": 3, "b": 49})
+    with pytest.raises(DataError, match=r"49 or more of 'b', received 48; all of them right would be 1.000 \[0.92"):
+        calibration.refuse_hopeless(wanted, {"a": 300, "b": 48})
+
+
+def test_a_wanted_recall_holds_on_average_on_new_pictures() -> None:
+    """Split conformal prediction's promise, which the smallest threshold that does it on the fitting part breaks."""
+    rng = np.random.default_rng(0)
+    new, reached = rng.normal(size=20_000), []
+    for _ in range(400):
+        scores = 1 / (1 + np.exp(-rng.normal(size=30)))
+        rows = np.column_stack([1 - scores, scores])
+        least = calibration.threshold(rows, np.ones(30, int), "ab", Want("b", "recall", 0.9))
+        reached.append((1 / (1 + np.exp(-new)) >= least).mean())
+    assert 0.9 <= np.mean(reached) < 0.92
 
 
 def test_thresholds_are_stored_and_decide() -> None:
@@ -177,8 +193,35 @@ def test_thresholds_are_stored_and_decide() -> None:
     assert clf.thresholds == {}
     assert changed.thresholds == {"c": found.probability}
     answers = metrics.named(metrics.softmax(logits / 2), {2: found.probability})
-    assert (answers[targets == 2] == 2).mean() == pytest.approx(found.recall.value)
-    assert found.recall.value >= 0.9
+    price = found.price["calibration"]
+    assert (answers[targets == 2] == 2).mean() == pytest.approx(price["recall"].value)
+    assert (answers[targets != 2] == 2).mean() == pytest.approx(price["false alarms"].value)
+    assert price["recall"].value >= 0.9
+    (priced,) = calibration.priced(changed, [found], "test", logits[:100], targets[:100])
+    assert priced.price["test"]["recall"].n == (targets[:100] == 2).sum()
+
+
+def test_a_wanted_accuracy_leaves_the_rest_unsure() -> None:
+    clf = Classifier(seeded(Net), None, ROAD, ("a", "b", "c"))
+    logits, targets = drawn(9, n=2000, k=3)
+    plain = metrics.accuracy(logits, targets).value
+    wanted = calibration.wants("accuracy>=95%; c recall>=0.9", clf.classes)
+    assert [str(one) for one in wanted] == ["c recall>=0.9", "accuracy>=0.95"]
+    alone, (found,) = calibration.with_thresholds(clf, logits, targets, wanted[1:])
+    price = found.price["calibration"]
+    said = classifier.answers(alone, metrics.softmax(logits))
+    sure = metrics.softmax(logits).max(1) >= alone.unsure_below
+    assert plain < 0.95
+    assert (said == metrics.UNSURE).tolist() == (~sure).tolist()
+    assert price["accuracy on answered"].value == pytest.approx((said == targets)[sure].mean())
+    assert 0.95 <= price["accuracy on answered"].value < 0.96
+    assert price["coverage"].value == pytest.approx(sure.mean())
+    scores = evaluation.score(alone, logits, targets, "a")
+    assert scores.overall["accuracy"].value == pytest.approx((said == targets).mean())
+    assert scores.overall["accuracy on answered"] == price["accuracy on answered"]
+    assert sum(scores.unsure) + sum(map(sum, scores.confusion)) == 2000
+    assert scores.per_class["a"]["recall"].value == pytest.approx((said == 0)[targets == 0].mean())
+    assert metrics.from_dict(metrics.to_dict(scores)) == scores
 
 
 @pytest.mark.parametrize(
@@ -186,7 +229,8 @@ def test_thresholds_are_stored_and_decide() -> None:
     [
         ("bad recall>=0.98", Want("bad", "recall", 0.98)),
         ("very bad  precision >= 95 %", Want("very bad", "precision", 0.95)),
-        ("recall recall>=1", Want("recall", "recall", 1.0)),
+        ("recall recall>=.9", Want("recall", "recall", 0.9)),
+        ("accuracy>=99%", Want("", "accuracy", 0.99)),
     ],
 )
 def test_wants_are_read(text: str, expected: Want) -> None:
@@ -194,7 +238,7 @@ def test_wants_are_read(text: str, expected: Want) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["bad", "bad recall>0.9", "bad f1>=0.9", "bad recall>=0", "bad recall>=1.2", "bad recall>=."]
+    "text", ["bad", "bad recall>0.9", "bad f1>=0.9", "bad recall>=0", "bad recall>=1", "bad recall>=.", "bad accuracy>=0.9"]
 )
 def test_wrong_wants_are_refused(text: str) -> None:
     with pytest.raises(CallError, match="want"):

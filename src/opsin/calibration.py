@@ -209,6 +209,29 @@ def wants(text: str, classes: Sequence[str]) -> tuple[Want, ...]:
     return tuple(sorted(found, key=lambda one: not one.cls))
 
 
+def needed(wanted: Want) -> int:
+    """How many records a want needs, all of them right, so that one more that is wrong would not break it."""
+    return math.ceil(wanted.least / (1 - wanted.least) - 1e-9)
+
+
+def refuse_hopeless(wanted: Sequence[Want], counts: Mapping[str, int]) -> None:
+    """Refuse what so many records of each class could not show, however good the network is: before the work.
+
+    Raises:
+        DataError: it says how many are needed.
+    """
+    for one in wanted:
+        there = counts[one.cls] if one.rate == "recall" else sum(counts.values())
+        if there < needed(one):
+            best = metrics.wilson(there, there)
+            raise errors.DataError(
+                f"{one} cannot be promised by so few validation pictures",
+                expected=f"{needed(one):,} or more" + (f" of {one.cls!r}" if one.rate == "recall" else ""),
+                received=f"{there:,}; all of them right would be {best}",
+                do=f"Want at most {math.floor(1000 * there / (there + 1)) / 1000:g}, or give more pictures",
+            )
+
+
 def with_thresholds(
     clf: Classifier,
     logits: np.ndarray,
@@ -235,17 +258,17 @@ def with_thresholds(
     new = dataclasses.replace(clf, thresholds={}, unsure_below=0.0)
     for one in wanted:
         if one.cls:
-            found = threshold(shares, targets, clf.classes, one)
-            new = dataclasses.replace(new, thresholds={**new.thresholds, one.cls: found})
+            least = threshold(shares, targets, clf.classes, one)
+            new = dataclasses.replace(new, thresholds={**new.thresholds, one.cls: least})
         else:
             new = dataclasses.replace(new, unsure_below=_least_sure(new, shares, targets, one))
     settled = [Threshold(one, new.thresholds[one.cls] if one.cls else new.unsure_below, {}) for one in wanted]
-    priced = _priced(new, settled, "calibration", shares, targets, groups)
-    for one in priced:
-        reached = next(iter(score for name, score in one.price["calibration"].items() if one.want.rate in name))
-        if reached.value < one.want.least:
-            raise errors.DataError(f"{one.want} cannot be met together with the others", received=str(reached))
-    return new, priced
+    found = _priced(new, settled, "calibration", shares, targets, groups)
+    for each in found:
+        reached = next(score for name, score in each.price["calibration"].items() if each.want.rate in name)
+        if reached.value < each.want.least:
+            raise errors.DataError(f"{each.want} cannot be met together with the others", received=str(reached))
+    return new, found
 
 
 def priced(
@@ -298,11 +321,11 @@ def _chosen(wanted: Want, hits: np.ndarray, of: np.ndarray, *, last: bool) -> in
     if fits.size:
         return int(fits[-1 if last else 0])
     best = int((hits / (of + 1)).argmax())
-    most, n, needed = hits[best] / (of[best] + 1), int(of[best]), math.ceil(wanted.least / (1 - wanted.least) - 1e-9)
+    most, n, few = hits[best] / (of[best] + 1), int(of[best]), int(of[best]) < needed(wanted)
     reached = metrics.wilson(int(hits[best]), n) if n else "no picture"
     raise errors.DataError(
         f"{wanted} cannot be promised",
-        expected=f"at least {needed:,} pictures to know it from" if n < needed else "a network that is so good",
+        expected=f"{needed(wanted):,} or more pictures to know it from" if few else "a network that is so good",
         received=f"{reached} on {n:,} pictures at best",
         do=f"Want at most {math.floor(1000 * most) / 1000:g}, or give more pictures to set it on",
     )

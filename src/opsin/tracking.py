@@ -1,8 +1,11 @@
 """A run told to a team's own tools while it goes: consumers of its events.
 
-    with tracking.tensorboard(folder) as tell:
+    with tracking.tracker("mlflow:sqlite:///runs.db", folder) as tell:
         for event in opsin.events(data, "modern", out=folder):
             tell(event)
+
+Nothing leaves the machine unless the address says so: TensorBoard's files stand in the run's folder, and MLflow tells
+the address that it is given, or that $MLFLOW_TRACKING_URI holds.
 
 They see the recipe, loss and rate at every step, scores after every epoch, test scores and the artefact at the end.
 """
@@ -10,14 +13,15 @@ They see the recipe, loss and rate at every step, scores after every epoch, test
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from . import recipe as recipes
-from .errors import MissingExtra
+from .errors import CallError, MissingExtra, unknown
 from .vocabulary import Event
 
 Tell = Callable[[Event], None]
@@ -50,9 +54,18 @@ def choices(folder: Path) -> dict[str, Any]:
     return flat
 
 
+def steadily(event: Event, last: list[int], folder: Path) -> tuple[dict[str, float], dict[str, Any]]:
+    """An event's numbers, and the recipe's choices where it is the first; `last` becomes its step.
+
+    The scores come after the last step, with step 0, and belong to the last one.
+    """
+    last[0] = max(last[0], event.step)
+    return numbers(event), choices(folder) if event.kind == "start" else {}
+
+
 @contextmanager
-def tensorboard(folder: Path) -> Iterator[Tell]:
-    """Writes event files for TensorBoard into the run's `tensorboard/`.
+def tensorboard(folder: Path, where: str = "") -> Iterator[Tell]:
+    """Writes event files for TensorBoard into the folder `where`, by default the run's `tensorboard/`.
 
     Raises:
         MissingExtra: when tensorboard is not installed.
@@ -67,37 +80,43 @@ def tensorboard(folder: Path) -> Iterator[Tell]:
         @cache
         def writer() -> Any:
             """Made when there is something to write: a run wants its folder to be new."""
-            return stack.enter_context(SummaryWriter(str(folder / "tensorboard")))
+            return stack.enter_context(SummaryWriter(str(Path(where) / folder.name if where else folder / "tensorboard")))
 
         def tell(event: Event) -> None:
-            if event.kind == "start":
-                writer().add_text("recipe", "\n".join(f"    {k} = {v}" for k, v in choices(folder).items()))
-            last[0] = max(last[0], event.step)  # the scores come after the last step, with step 0
-            for name, value in numbers(event).items():
+            found, recipe = steadily(event, last, folder)
+            if recipe:
+                writer().add_text("recipe", "\n".join(f"    {k} = {v}" for k, v in recipe.items()))
+            for name, value in found.items():
                 writer().add_scalar(name, value, last[0])
 
         yield tell
 
 
 @contextmanager
-def mlflow(folder: Path) -> Iterator[Tell]:
-    """Tells MLflow, at the address in $MLFLOW_TRACKING_URI: a run named as `folder`, its model as an artifact.
+def mlflow(folder: Path, where: str = "") -> Iterator[Tell]:
+    """Tells MLflow at the address `where` (`sqlite:///runs.db`, `http://…`): a run named as `folder`, and its model.
 
     Raises:
+        CallError: when there is no address, neither `where` nor $MLFLOW_TRACKING_URI.
         MissingExtra: when mlflow is not installed.
     """
     try:
         client = importlib.import_module("mlflow")
     except ImportError as error:
         raise MissingExtra("MLflow", "mlflow") from error
+    address = where or os.environ.get("MLFLOW_TRACKING_URI", "")
+    if not address:
+        do = "Say --track mlflow:sqlite:///runs.db, or set MLFLOW_TRACKING_URI"
+        raise CallError("where MLflow is", expected="an address", received="none", do=do)
+    client.set_tracking_uri(address)
     with client.start_run(run_name=folder.name):
         last = [0]
 
         def tell(event: Event) -> None:
-            if event.kind == "start":
-                client.log_params(choices(folder))
-            last[0] = max(last[0], event.step)
-            if found := numbers(event):
+            found, recipe = steadily(event, last, folder)
+            if recipe:
+                client.log_params(recipe)
+            if found:
                 client.log_metrics({_plain(name): value for name, value in found.items()}, step=last[0])
             if event.kind == "scores" and (folder / "model").is_dir():
                 client.log_artifacts(str(folder / "model"), "model")
@@ -110,4 +129,21 @@ def _plain(name: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "_-. /" else "_" for letter in name)
 
 
-TRACKERS: dict[str, Callable[[Path], AbstractContextManager[Tell]]] = {"tensorboard": tensorboard, "mlflow": mlflow}
+TRACKERS: dict[str, Callable[[Path, str], AbstractContextManager[Tell]]] = {
+    "tensorboard": tensorboard,
+    "mlflow": mlflow,
+}
+
+
+def tracker(text: str, folder: Path) -> AbstractContextManager[Tell]:
+    """What `--track` says, for the run in `folder`: a name of TRACKERS, then a colon and where it tells; "" is nobody.
+
+    Raises:
+        CallError: for another name.
+    """
+    if not text:
+        return nullcontext(lambda event: None)
+    name, _, where = text.partition(":")
+    if name not in TRACKERS:
+        raise unknown("tracker", name, TRACKERS)
+    return TRACKERS[name](folder, where)

@@ -8,6 +8,7 @@ a run, a test ─> contents ─┬─> report.html, one page with nothing outsid
 
 from __future__ import annotations
 
+import html
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +21,7 @@ from .card import markdown
 from .contents import Answers, of_classifier, of_run
 from .predictions import Table, predictions, to_json
 
-__all__ = ["Answers", "Table", "markdown", "of_classifier", "of_run", "predictions", "to_json", "write"]
+__all__ = ["Answers", "Table", "framed", "markdown", "of_classifier", "of_run", "predictions", "to_json", "write"]
 
 
 def write(contents: Mapping[str, Any], folder: Path, *, store: Store | None = None, pictures: bool = True) -> Path:
@@ -39,6 +40,12 @@ def write(contents: Mapping[str, Any], folder: Path, *, store: Store | None = No
     _write(folder / "report.json", plain.encode(errors="surrogateescape"))
     _write(folder / "report.html", page.render(contents, thumbnails).encode())
     return folder / "report.html"
+
+
+def framed(page: str) -> str:
+    """A page as a frame for a notebook: its styles stay inside, and nothing in it may run."""
+    quoted = html.escape(page, quote=True)
+    return f'<iframe srcdoc="{quoted}" sandbox title="report" style="width:100%;height:40rem;border:0"></iframe>'
 
 
 def _write(file: Path, data: bytes) -> None:

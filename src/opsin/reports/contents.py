@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 
 from .. import artefact, calibration, errors, evaluation, metrics
 from ..classifier import Classifier
-from ..vocabulary import SPLITS, Dataset, Finding, Score, Scores, finished
+from ..vocabulary import SPLITS, UNSURE, Dataset, Finding, Score, Scores, finished
 
 CONFUSIONS, EXAMPLES = 8, 4  # how many are shown, with how many pictures each
 MISTAKES = 12
@@ -86,6 +86,7 @@ def of_run(
         tested,
         temperature=description["temperature"],
         thresholds=description["thresholds"],
+        unsure_below=description.get("unsure_below", 0.0),
         facts=description["facts"],
         data=part,
     )
@@ -101,7 +102,14 @@ def of_run(
 
 def of_classifier(clf: Classifier, tested: Answers, data: Dataset | None = None) -> dict[str, Any]:
     """The contents of the report of a test of any classifier, as `opsin evaluate` makes one."""
-    found = of_test(tested, temperature=clf.temperature, thresholds=clf.thresholds, facts=clf.facts, data=data)
+    found = of_test(
+        tested,
+        temperature=clf.temperature,
+        thresholds=clf.thresholds,
+        unsure_below=clf.unsure_below,
+        facts=clf.facts,
+        data=data,
+    )
     if data is None:
         return found
     counts = {tested.part: data.counts()}
@@ -115,14 +123,24 @@ def of_test(
     temperature: float,
     thresholds: Mapping[str, float],
     facts: Mapping[str, Any],
+    unsure_below: float = 0.0,
     data: Dataset | None = None,
 ) -> dict[str, Any]:
     """The part of the contents that a test alone tells."""
     logits = tested.logits / temperature
+    shares = metrics.softmax(logits)
+    own = {tested.classes.index(name): least for name, least in thresholds.items()}
+    decided = bool(own) or unsure_below > 0
+    said = metrics.named(shares, own, least=unsure_below)
     counts = np.bincount(tested.targets, minlength=len(tested.classes))
     largest = facts.get("largest class") or tested.classes[int(counts.argmax())]
     scores = metrics.score(
-        logits, tested.targets, tested.classes, largest=tested.classes.index(largest), groups=tested.groups
+        logits,
+        tested.targets,
+        tested.classes,
+        largest=tested.classes.index(largest),
+        groups=tested.groups,
+        answers=said if decided else None,
     )
     slices = _slices(tested, data)
     return {
@@ -132,11 +150,12 @@ def of_test(
         "groups": len({g or i for i, g in enumerate(tested.groups)}) if tested.groups else None,
         "scores": metrics.to_dict(scores),
         "summary": summary(scores, grouped=tested.groups is not None),
-        "confusions": _confusions(tested),
-        "mistakes": _mistakes(tested, metrics.softmax(logits)),
+        "confusions": _confusions(tested, said, shares),
+        "mistakes": _mistakes(tested, said, shares),
         "slices": slices,
         "worse slices": sum(one["accuracy"]["high"] < one["others"]["low"] for one in slices),
         "calibration": _calibration(tested, temperature, thresholds),
+        "wants": list(facts.get("wants", [])) if decided else [],
         "fingerprint": facts.get("fingerprint"),
         "licence": facts.get("licence"),
         "data": None,
@@ -165,6 +184,7 @@ def summary(scores: Scores, *, grouped: bool = False) -> list[str]:
         f"Of 100 new pictures like those tested, about {_hundred(right.value)} are named right. With 95 % confidence "
         f"it is between {_hundred(right.low)} and {_hundred(right.high)}; {scores.n:,} pictures were tested.",
         _against(right, base, scores.largest_class),
+        *_unsure(scores),
     ]
     if len(scores.per_class) > 1:
         worst = min(scores.per_class, key=lambda name: scores.per_class[name]["recall"].value)
@@ -184,6 +204,18 @@ def summary(scores: Scores, *, grouped: bool = False) -> list[str]:
     if grouped:
         said.append("Pictures come in groups, and all intervals count whole groups, not single pictures.")
     return said
+
+
+def _unsure(scores: Scores) -> Iterator[str]:
+    """What it does not name, where it may be unsure."""
+    if not any(scores.unsure):
+        return
+    right, answered = scores.overall["accuracy on answered"], scores.overall["coverage"]
+    yield (
+        f"Of 100 pictures it names about {_hundred(answered.value)} and says “unsure” of the others. Of 100 that it "
+        f"names about {_hundred(right.value)} are named right, between {_hundred(right.low)} and "
+        f"{_hundred(right.high)}."
+    )
 
 
 def _hundred(share: float) -> str:
@@ -232,11 +264,10 @@ def _data(known: Mapping[str, Any], findings: Sequence[Finding] = ()) -> dict[st
 # ---- where it fails
 
 
-def _confusions(tested: Answers) -> list[dict[str, Any]]:
+def _confusions(tested: Answers, said: np.ndarray, shares: np.ndarray) -> list[dict[str, Any]]:
     """The pairs of classes that are taken for one another most often, with examples: the surest ones."""
-    said, k = tested.logits.argmax(axis=1), len(tested.classes)
-    sure = metrics.softmax(tested.logits).max(axis=1)
-    wrong = np.flatnonzero(said != tested.targets)
+    k, sure = len(tested.classes), shares.max(axis=1)
+    wrong = np.flatnonzero((said != tested.targets) & (said != UNSURE))
     pairs, counts = np.unique(tested.targets[wrong] * k + said[wrong], return_counts=True)
     records = np.bincount(tested.targets, minlength=k)
     found = []
@@ -256,10 +287,10 @@ def _confusions(tested: Answers) -> list[dict[str, Any]]:
     return found
 
 
-def _mistakes(tested: Answers, probabilities: np.ndarray) -> list[dict[str, Any]]:
+def _mistakes(tested: Answers, said: np.ndarray, shares: np.ndarray) -> list[dict[str, Any]]:
     """The wrong answers that were given with most certainty: mislabelled pictures are found here first."""
-    said, sure = probabilities.argmax(axis=1), probabilities.max(axis=1)
-    wrong = np.flatnonzero(said != tested.targets)
+    sure = shares[np.arange(len(said)), said]
+    wrong = np.flatnonzero((said != tested.targets) & (said != UNSURE))
     return [
         {
             "key": tested.keys[row],

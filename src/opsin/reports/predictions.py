@@ -74,8 +74,8 @@ class Table:
 def predictions(file: Path | None, classes: Sequence[str], *, of: str = "") -> Iterator[Table]:
     """A Table that becomes `file` when the block ends well; else what was written is kept for the next call.
 
-    Every prediction is a row: path, label, probability, unsure, error, reason, then every class's probability. Without a `file`
-    nothing is kept.
+    Every prediction is a row: path, label, probability, unsure, error, reason, then every class's probability. Without
+    a `file` nothing is kept.
 
     Args:
         file: ends in .csv, .jsonl or .parquet.

@@ -17,6 +17,7 @@ A run is a generator of events; to stop is to stop asking. It is made so that th
 from __future__ import annotations
 
 import copy
+import html
 from collections.abc import Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ from ..classifier import Classifier
 from ..recipe import Recipe
 from ..vocabulary import Dataset, Event, Scores
 from . import series, stages
-from .folder import Origin, create, find, listed, record, reopen, unchanged
+from .folder import Origin, chosen, create, find, listed, record, reopen, rows, told, unchanged
 from .previews import augmented, find_rate
 from .scoring import alike, divided, evaluate, evaluating, settling, with_mirrored
 from .series import Series
@@ -45,6 +46,7 @@ __all__ = [
     "alike",
     "augmented",
     "check",
+    "chosen",
     "create",
     "cross_validate",
     "divided",
@@ -59,8 +61,10 @@ __all__ = [
     "reopen",
     "repeat",
     "report",
+    "rows",
     "series",
     "settling",
+    "told",
     "train",
     "unchanged",
     "with_mirrored",
@@ -81,6 +85,13 @@ class Run:
     folder: Path
     classifier: Classifier
     scores: Mapping[str, Scores]
+
+    def _repr_html_(self) -> str:
+        """The report, in its place in a notebook."""
+        file = self.folder / "report.html"
+        if not file.is_file():
+            return f"<p>{html.escape(str(self.folder))} has no report yet</p>"
+        return reports.framed(file.read_text(encoding="utf-8"))
 
 
 def work(

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import operator
 import os
+import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +74,7 @@ def create(
     wanted = calibration.wants(recipe.learn.want, data.classes)
     pairs = finished(scoring.alike(data, near=not split)) if pairs is None else pairs
     divided = scoring.divided(data, recipe.seed, split=split, pairs=pairs)
-    if wanted and not len(divided.val):
-        raise errors.DataError("nothing to set thresholds on", expected="validation pictures", received="none")
+    calibration.refuse_hopeless(wanted, divided.val.counts())
     divided = _looked_at(divided, [pair for pair in pairs if pair.kind == "bytes"], leaks)
     folder = unused(out, data.name)
     with errors.writing(folder):
@@ -281,15 +284,84 @@ def find(name: str | Path, parent: str | Path = "runs") -> Path:
 
 def listed(parent: str | Path = "runs") -> dict[str, str]:
     """Every run in `parent`: its name and what it came to."""
-    found = {}
-    for file in sorted(Path(parent).glob("*/data.json")):
-        scores = file.with_name("scores.json")
-        text = "not finished"
-        if scores.is_file():
-            by_split = json.loads(scores.read_text(encoding="utf-8", errors="surrogateescape"))
-            text = "   ".join(
-                f"{split} accuracy {value['overall']['accuracy']['value']:.4f} (n {value['n']:,})"
-                for split, value in by_split.items()
-            )
-        found[file.parent.name] = text
-    return found
+    return {row["name"]: told(row) for row in rows(parent)}
+
+
+def told(row: Mapping[str, Any]) -> str:
+    """A row of `rows` as one line."""
+    scores = (f"{s} accuracy {row[s]['accuracy']:.4f} (n {row[s]['n']:,})" for s in SPLITS[1:] if s in row)
+    came = "   ".join(scores) if row["state"] == "finished" else row["state"]
+    return f"{came}   {row['recipe']} on {row['data']}   {row['begun']}"
+
+
+def rows(parent: str | Path = "runs") -> list[dict[str, Any]]:
+    """Every run in `parent`, as plain values.
+
+    `name`, `state` (`finished`, `not finished`, `damaged`), `data`, `recipe`, `begun` (local time), and for each split
+    that was scored `n` and the values of its overall scores.
+    """
+    return [_row(file.parent) for file in sorted(Path(parent).glob("*/data.json"))]
+
+
+def _row(folder: Path) -> dict[str, Any]:
+    begun = datetime.fromtimestamp((folder / "data.json").stat().st_mtime).strftime("%Y-%m-%d %H:%M:%S")
+    row: dict[str, Any] = {"name": folder.name, "state": "damaged", "data": "?", "recipe": "?", "begun": begun}
+    try:
+        row["data"] = _read_data(folder)["name"]
+        row["recipe"] = recipes.read(folder / "recipe.toml").name
+        file = folder / "scores.json"
+        if not file.is_file():
+            return {**row, "state": "not finished"}
+        for split, found in json.loads(file.read_text(encoding="utf-8", errors="surrogateescape")).items():
+            row[split] = {"n": found["n"]} | {name: score["value"] for name, score in found["overall"].items()}
+    except (errors.OpsinError, OSError, ValueError, KeyError, TypeError, AttributeError):
+        return row
+    return {**row, "state": "finished" if (folder / "model").is_dir() else "not finished"}
+
+
+def chosen(
+    found: Iterable[dict[str, Any]], *, by: str = "name", where: Sequence[str] = (), data: str = "", recipe: str = ""
+) -> list[dict[str, Any]]:
+    """Those of `rows` that are asked for, in order.
+
+    Args:
+        by: `name`, `begun` (the newest first), or a score such as `accuracy` or `macro F1` (the best first), that of
+            the test, or of validation where there was no test. Runs without it come last.
+        where: conditions on a score, `accuracy>0.9`, `macro F1<=0.5`: all of them hold.
+        data, recipe: what the names of these contain.
+
+    Raises:
+        CallError: for a condition of another form, and a score that no run has.
+    """
+    kept = [row for row in found if data in row["data"] and recipe in row["recipe"]]
+    for text in where:
+        read = re.fullmatch(r"\s*(.+?)\s*(>=|<=|>|<)\s*([0-9.]+)\s*", text)
+        if not read:
+            raise errors.CallError("--where", expected="such as 'accuracy>0.9'", received=repr(text))
+        name, holds, bound = _known(read[1], kept), _HOLDS[read[2]], float(read[3])
+        kept = [row for row in kept if (value := _score(row, name)) is not None and holds(value, bound)]
+    if by in ("name", "begun"):
+        return sorted(kept, key=lambda row: str(row[by]), reverse=by == "begun")
+    name = _known(by, kept)
+    return sorted(kept, key=lambda row: -math.inf if (value := _score(row, name)) is None else value, reverse=True)
+
+
+_HOLDS: dict[str, Callable[[float, float], bool]] = {
+    ">": operator.gt,
+    ">=": operator.ge,
+    "<": operator.lt,
+    "<=": operator.le,
+}
+
+
+def _known(name: str, found: Sequence[Mapping[str, Any]]) -> str:
+    """The score that is meant by `name`, in which case and - do not matter."""
+    names = {key for row in found for split in SPLITS[1:] for key in row.get(split, {})}
+    same = [one for one in names if one.lower() == name.lower().replace("-", " ")]
+    if not same and names:
+        raise errors.unknown("score", name, names)
+    return same[0] if same else name
+
+
+def _score(row: Mapping[str, Any], name: str) -> float | None:
+    return row.get("test", row.get("val", {})).get(name)  # type: ignore[no-any-return]

@@ -15,7 +15,7 @@ from ..calibration import Threshold
 from ..classifier import Classifier
 from ..duplicates import Pair
 from ..reports import Answers
-from ..vocabulary import Dataset, Event, Scores, Split, Work, finished
+from ..vocabulary import SPLITS, Dataset, Event, Scores, Split, Work, finished
 
 T = TypeVar("T")
 
@@ -63,8 +63,8 @@ def settling(
     """
     wants = calibration.wants(wanted, clf.classes)
     settled: tuple[Threshold, ...] = ()
-    for part in ("val", "test"):
-        answers, _, _ = yield from evaluating(clf, data, part)  # type: ignore[arg-type]
+    for part in SPLITS[1:]:
+        answers, _, _ = yield from evaluating(clf, data, part)
         rows = answers.logits, answers.targets
         if part == "val":
             clf, settled = calibration.with_thresholds(clf, *rows, wants, groups=answers.groups)

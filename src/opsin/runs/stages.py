@@ -334,7 +334,8 @@ def _scored(folder: Path, clf: Classifier, pixels: Pixels, recipe: Recipe) -> It
     artefact.save(clf, candidate)
     loaded = artefact.load(candidate, network=clf.network if clf.spec is None else None)
     scores: dict[str, Any] = {}
-    wanted, settled = calibration.wants(recipe.learn.want, clf.classes), ()
+    wanted = calibration.wants(recipe.learn.want, clf.classes)
+    settled: tuple[calibration.Threshold, ...] = ()
     for split in SPLITS[1:]:
         if any(record.split == split for record in pixels.data.records):
             part = pixels.part(_in(split))
@@ -346,7 +347,10 @@ def _scored(folder: Path, clf: Classifier, pixels: Pixels, recipe: Recipe) -> It
                 yield _note(f"calibrated on {len(part):,} val pictures: temperature {loaded.temperature:.3f}")
             groups = evaluation.groups(part.data)
             if split == "val" and wanted:
-                loaded, settled = calibration.with_thresholds(loaded, found, expected, wanted, groups=groups)
+                try:
+                    loaded, settled = calibration.with_thresholds(loaded, found, expected, wanted, groups=groups)
+                except errors.DataError as error:  # what was trained is not lost
+                    yield _note(f"no threshold is set: {error}")
             elif settled:
                 settled = calibration.priced(loaded, settled, split, found, expected, groups=groups)
             scored = evaluation.score(loaded, found, expected, clf.facts["largest class"], groups=groups)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import signal
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -95,8 +95,10 @@ def _confusion(out: Console, found: Scores) -> None:
     if len(found.classes) > CONFUSION:
         out.print(f"the confusion matrix of {len(found.classes)} classes is in scores.json")
         return
-    table = _table("true \\ said", *(name[:9] for name in found.classes))
-    for name, row in zip(found.classes, found.confusion):
+    unsure = ["unsure"] if any(found.unsure) else []
+    rows = [(*row, more) for row, more in zip(found.confusion, found.unsure)] if unsure else found.confusion
+    table = _table("true \\ said", *(name[:9] for name in found.classes), *unsure)
+    for name, row in zip(found.classes, rows):
         if sum(row):
             table.add_row(name, *(f"{count:,}" if count else "·" for count in row))
     out.print(table)
@@ -223,8 +225,9 @@ def run(
     how: runs.Execution = runs.MEASURED,
     *,
     again: Path | None = None,
+    tell: Callable[[Event], None] = lambda event: None,
 ) -> runs.Run:
-    """Show and record the run in `folder` until it is finished.
+    """Show and record the run in `folder` until it is finished; `tell` hears every event too.
 
     Args:
         again: what goes on after an interruption: the series that the run belongs to.
@@ -238,6 +241,7 @@ def run(
     with interruptible() as stop, Watch(out) as watch, closing(work):
         for event in work:
             watch.show(event)
+            tell(event)
             if stop.asked and event.kind != "scores":  # the last event: there is nothing left to stop
                 resume = shlex.quote(str(again or folder))
                 raise Interrupted("stopped, nothing lost", do=f"Go on with: opsin train --resume {resume}")

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     "--want", "wants", multiple=True, metavar="WANT", help='Set thresholds: "bad recall>=0.98", "accuracy>=0.99".'
 )
 @click.option("--from", "start", default="", metavar="MODEL", help="Start from the weights of a model of ours.")
+@click.option(
+    "--track", default="", metavar="TOOL[:WHERE]", help="Tell the run to tensorboard[:DIR] or mlflow[:ADDRESS] as well."
+)
 @click.option("--split", type=click.Path(path_type=Path), help="Use the split.csv of another run.")
 @click.option(
     "--alike/--no-alike", default=True, help="Keep near-duplicates in one split: a quick look at each picture."
@@ -65,7 +68,9 @@ if TYPE_CHECKING:
     help="Try learning rates, write their losses as a picture, say which to take, and train nothing.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON, and nothing else.")
+@click.pass_context
 def command(
+    ctx: click.Context,
     data: str | None,
     recipe: str,
     choices: tuple[str, ...],
@@ -74,6 +79,7 @@ def command(
     target: str,
     wants: tuple[str, ...],
     start: str,
+    track: str,
     split: Path | None,
     alike: bool,
     leaks: bool,
@@ -96,7 +102,7 @@ def command(
     datasets). Without a split 70/15/15 are drawn, stratified.
     """
     from ... import recipe as recipes
-    from ... import runs, sources
+    from ... import runs, sources, tracking
     from . import render
 
     quiet = render.console(stderr=as_json)
@@ -140,17 +146,20 @@ def command(
         )
         read, chosen = runs.reopen(folder, found)
     render.introduce(quiet, read, chosen, folder)
-    run = render.run(quiet, folder, read, chosen, how)
+    with tracking.tracker(track, folder) as tell:
+        run = render.run(quiet, folder, read, chosen, how, tell=tell)
     page = runs.report(folder, read, pictures=pictures)
+    unmet = bool(chosen.learn.want) and not run.classifier.facts["wants"]
     if as_json:
         click.echo(json.dumps({"run": str(folder), "scores": run.classifier.facts["scores"]}))
-        return
+        ctx.exit(unmet)
     name = "test" if "test" in run.scores else "val"
     if name in run.scores:
         quiet.print()
         render.scores(quiet, name, run.scores[name])
     quiet.print(f"\nreport {page}")
     quiet.print(f"next   opsin predict {folder} PICTURES · opsin evaluate {folder} DATA · model: {folder}/model")
+    ctx.exit(unmet)
 
 
 def _measure(
