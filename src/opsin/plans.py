@@ -37,6 +37,7 @@ SHORT = 20.0  # seconds of work that is not worth measuring for: an engine takes
 # What is offered for inference, as it was ranked where it was measured.
 ORDER = (("openvino", "bf16"), ("openvino", "fp32"), ("onnxruntime", "fp32"), ("torch", "bf16"), ("torch", "fp32"))
 GAIN = 2.0  # how many times as fast as the fastest so far another engine may be hoped to be
+LONG = 3600.0  # seconds of training from which on compiling is tried: two shapes of a batch take some minutes
 RACE = 1.3  # how many times as long as the fastest one measurement may have taken, for the plan to be measured again
 
 
@@ -49,12 +50,13 @@ class Plan:
     channels_last: bool = True
     threads: int = 1
     engine: str = "torch"  # a name of engines.ENGINES; training has only torch
+    compiled: bool = False  # by torch.compile; of training only
 
     def __str__(self) -> str:
         if self.engine != "torch":
             return f"{self.engine} {self.precision}"
         layout = "channels last" if self.channels_last else "channels first"
-        return f"{self.device} {self.precision} {layout}"
+        return f"{self.device} {self.precision} {layout}" + ", compiled" * self.compiled
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

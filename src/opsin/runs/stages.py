@@ -7,10 +7,10 @@ import dataclasses
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -50,6 +50,7 @@ from . import origins
 from .scoring import pictures, told
 
 CHECKPOINT_SECONDS = 60.0
+MANY = 500  # steps below which nobody asks whether compiling would pay
 LARGEST_SIDE = 128  # of pictures that a network learns from scratch, unless a size is asked for
 
 
@@ -61,6 +62,7 @@ class Execution:
     precision: str = "auto"
     threads: int = 0
     engine: str = "auto"  # of frozen networks; training is torch's
+    compile: Literal["auto", "yes", "no"] = "auto"  # by torch.compile, of training
 
 
 MEASURED = Execution()
@@ -243,10 +245,37 @@ def _planned(folder: Path, network: nn.Module, job: Job, how: Execution) -> Gene
         if plan is None:
             plan, seconds = plans.choose(training.rehearsals(network, job, offered))
             plans.remember(memory, work, plan)
-            yield _note("measured, a step: " + " · ".join(f"{s:.3f} s {p}" for p, s in seconds.items()))
+            yield _measured(seconds)
+        if plan.engine == "torch" and not recipe.learn.grow_from:
+            plan = yield from _compiled(network, job, plan, how.compile)
         folders.keep_plan(folder, "training", plan)
         yield _note(f"plan: {plan}, {plan.threads} threads" if plan.device == "cpu" else f"plan: {plan}")
     return dataclasses.replace(job, plan=plan)
+
+
+def _measured(seconds: Mapping[Plan, float]) -> Event:
+    return _note("measured, a step: " + " · ".join(f"{s:.3f} s {p}" for p, s in seconds.items()))
+
+
+def _compiled(network: nn.Module, job: Job, plan: Plan, wanted: str) -> Generator[Event, None, Plan]:
+    """`plan`, compiled where that is faster and the work is long enough to repay it, or where it is wanted."""
+    compiled = dataclasses.replace(plan, compiled=True)
+    steps = job.recipe.learn.epochs * len(job.batches)
+    if wanted == "no" or (wanted == "auto" and steps < MANY):
+        return plan
+    if wanted == "auto":
+        _, seconds = plans.choose(training.rehearsals(network, job, [plan]), rounds=1)
+        if seconds[plan] * steps < plans.LONG:
+            return plan
+    try:
+        faster, seconds = plans.choose(training.rehearsals(network, job, [plan, compiled]))
+    except Exception as error:  # the compiler raises what it likes; often there is no C++ compiler for it
+        if wanted == "yes":
+            raise errors.MachineError("torch.compile", received=str(error).splitlines()[0]) from error
+        yield _note(f"not compiled: {str(error).splitlines()[0]}")
+        return plan
+    yield _measured(seconds)
+    return compiled if wanted == "yes" else faster
 
 
 def _first_weights(

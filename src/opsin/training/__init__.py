@@ -76,7 +76,8 @@ def start(network: nn.Module, job: Job) -> TrainState:
     )
     average = optim.Average(network, recipe.optim.ema, pretrained=tuned) if recipe.optim.ema else None
     slow = optim.slow_weights(network) if recipe.optim.lookahead else None
-    return TrainState(network, optimiser, micro=recipe.learn.batch, average=average, slow=slow)
+    forward = torch.compile(network) if job.plan.compiled else network
+    return TrainState(network, forward, optimiser, micro=recipe.learn.batch, average=average, slow=slow)
 
 
 def step(state: TrainState, job: Job, batch: Batch) -> float:
@@ -96,7 +97,7 @@ def step(state: TrainState, job: Job, batch: Batch) -> float:
         images, targets, others, shares = (tensor.to(job.plan.device) for tensor in part)
         inputs = preprocessing.normalise(job.preprocessing, images)
         with plans.autocast(job.plan):
-            logits = network(plans.lay_out(inputs, job.plan))
+            logits = state.forward(plans.lay_out(inputs, job.plan))
         hot = losses.mixed_targets(targets, others, shares, job.classes)
         soft = losses.smoothed(hot, recipe.learn.label_smoothing)
         each = losses.loss(recipe.learn.loss)(logits.float(), soft) * (hot * job.weights.to(hot.device)).sum(1)

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ class TrainState:
     """Valid after every event: to stop is to stop asking for events, to go on is to ask again.
 
     Attributes:
+        forward: `network`, or what it was compiled to: the same weights.
         epoch: finished epochs. batch: finished batches of the epoch under way. step: optimiser steps in all.
         micro: pictures that go through the network at a time; less than a batch where memory asks for it.
         loss_sum: of the epoch under way, over its batches.
@@ -39,6 +41,7 @@ class TrainState:
     """
 
     network: nn.Module
+    forward: Callable[[Tensor], Tensor]
     optimiser: torch.optim.Optimizer
     micro: int
     average: Average | None = None
