@@ -63,10 +63,10 @@ def _of_range(found: Study) -> list[str]:
 
 
 def _runs(rows: Sequence[Row], at: Sequence[bool]) -> str:
-    """The values of the rows that are meant, neighbours drawn together: `5, 25 to 95`."""
+    """The values of the rows that are meant, neighbours drawn together where they are numbers: `5, 25 to 95`."""
     parts: list[list[str]] = []
     for row, meant, before in zip(rows, at, (False, *at)):
-        if meant and not before:
+        if meant and (not before or isinstance(row.value, bool | str)):
             parts.append([])
         if meant:
             parts[-1].append(text(row.value))
