@@ -251,6 +251,11 @@ def test_a_loss_beyond_the_margin_is_ruled_out_or_not() -> None:
     assert "At no setting a loss of more than 3 points is ruled out" in text
 
 
+def test_choices_are_listed_one_by_one() -> None:
+    modes = replace(FOUND, moving="resize mode", rows=tuple(row(name) for name in ("nearest", "bilinear", "bicubic")))
+    assert "at resize mode nearest, bilinear, bicubic." in " ".join(conclusions.sentences(modes))
+
+
 def test_with_and_without_is_said_as_such() -> None:
     once = replace(FOUND, moving="", rows=(replace(row(None, 1), name="clahe"),))
     assert "With clahe: accuracy is shown to be higher: +10.0 points [+8.0, +12.0]" in " ".join(

@@ -24,7 +24,7 @@ from ..engines import Engine
 from ..metrics import rates
 from ..runs import scoring
 from ..vocabulary import Dataset, Event, Record, Refusal, Score, finished
-from . import changes
+from . import changes, conclusions
 from .changes import Change, Changes
 
 AT_ONCE = 16  # pictures that are held decoded
@@ -267,7 +267,6 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 def to_dict(found: Study) -> dict[str, Any]:
     """A Study as plain values for JSON."""
-    from .conclusions import sentences
 
     def plain(row: Row) -> dict[str, Any]:
         difference = row.difference
@@ -282,5 +281,5 @@ def to_dict(found: Study) -> dict[str, Any]:
         "original": plain(found.original),
         "rows": [plain(row) for row in found.rows],
         "refused": [asdict(refusal) for refusal in found.refused],
-        "conclusions": sentences(found),
+        "conclusions": conclusions.sentences(found),
     }

@@ -63,10 +63,10 @@ def _of_range(found: Study) -> list[str]:
 
 
 def _runs(rows: Sequence[Row], at: Sequence[bool]) -> str:
-    """The values of the rows that are meant, neighbours drawn together: `5, 25 to 95`."""
+    """The values of the rows that are meant, neighbours drawn together where they are numbers: `5, 25 to 95`."""
     parts: list[list[str]] = []
     for row, meant, before in zip(rows, at, (False, *at)):
-        if meant and not before:
+        if meant and (not before or isinstance(row.value, bool | str)):
             parts.append([])
         if meant:
             parts[-1].append(text(row.value))
@@ -151,15 +151,15 @@ def _of_corruptions(found: Study) -> list[str]:
     order = sorted(each, key=lambda name: mean(each[name]))
     worst = min(found.rows, key=lambda row: row.accuracy.value)
     relative = f", {percent(whole / clean, 0)} of that" if clean else ""
-    harmless = [name for name in each if not any(row.shown < 0 for row in each[name])]
+    harmed = [f"{name} ({lost[0]})" for name in each if (lost := [row.value for row in each[name] if row.shown < 0])]
     said = [
         f"Over {len(each)} corruptions at {len(found.rows) // len(each)} severities, accuracy is {whole:.3f} on "
         f"average{relative}.",
         f"The worst kinds are {', '.join(f'{name} ({mean(each[name]):.3f})' for name in order[:3])}; "
         f"the worst of all is {worst.name} at severity {worst.value}: {worst.accuracy}.",
     ]
-    if harmless:
-        said.append(f"At no severity a loss is shown for {', '.join(harmless)}.")
+    if harmed:
+        said.append(f"Of single rows a loss is shown for {', '.join(harmed)}: the first severity in brackets.")
     return [*said, "Snow, frost and fog are drawn by opsin: these figures are not those of published tables (mCE)."]
 
 
