@@ -54,13 +54,19 @@ def choices(folder: Path) -> dict[str, Any]:
     return flat
 
 
-def steadily(event: Event, last: list[int], folder: Path) -> tuple[dict[str, float], dict[str, Any]]:
-    """An event's numbers, and the recipe's choices where it is the first; `last` becomes its step.
-
-    The scores come after the last step, with step 0, and belong to the last one.
-    """
-    last[0] = max(last[0], event.step)
+def found_in(event: Event, folder: Path) -> tuple[dict[str, float], dict[str, Any]]:
+    """What an event measures, and, where it is the first, the choices of the run in `folder`."""
     return numbers(event), choices(folder) if event.kind == "start" else {}
+
+
+class Steps:
+    """The step that an event belongs to: the scores come after the last step, with step 0."""
+
+    last = 0
+
+    def of(self, event: Event) -> int:
+        self.last = max(self.last, event.step)
+        return self.last
 
 
 @contextmanager
@@ -75,7 +81,7 @@ def tensorboard(folder: Path, where: str = "") -> Iterator[Tell]:
     except ImportError as error:
         raise MissingExtra("TensorBoard", "tensorboard") from error
     with ExitStack() as stack:
-        last = [0]
+        steps = Steps()
 
         @cache
         def writer() -> Any:
@@ -85,11 +91,11 @@ def tensorboard(folder: Path, where: str = "") -> Iterator[Tell]:
             )
 
         def tell(event: Event) -> None:
-            found, recipe = steadily(event, last, folder)
+            (found, recipe), step = found_in(event, folder), steps.of(event)
             if recipe:
                 writer().add_text("recipe", "\n".join(f"    {k} = {v}" for k, v in recipe.items()))
             for name, value in found.items():
-                writer().add_scalar(name, value, last[0])
+                writer().add_scalar(name, value, step)
 
         yield tell
 
@@ -112,14 +118,14 @@ def mlflow(folder: Path, where: str = "") -> Iterator[Tell]:
         raise CallError("where MLflow is", expected="an address", received="none", do=do)
     client.set_tracking_uri(address)
     with client.start_run(run_name=folder.name):
-        last = [0]
+        steps = Steps()
 
         def tell(event: Event) -> None:
-            found, recipe = steadily(event, last, folder)
+            (found, recipe), step = found_in(event, folder), steps.of(event)
             if recipe:
                 client.log_params(recipe)
             if found:
-                client.log_metrics({_plain(name): value for name, value in found.items()}, step=last[0])
+                client.log_metrics({_plain(name): value for name, value in found.items()}, step=step)
             if event.kind == "scores" and (folder / "model").is_dir():
                 client.log_artifacts(str(folder / "model"), "model")
 
