@@ -68,6 +68,6 @@ def test_what_a_run_came_to_is_said(capsys) -> None:
 def test_what_cannot_be_asked_is_refused() -> None:
     with pytest.raises(CallError, match="Did you mean 'accuracy'"):
         runs.chosen(runs.rows(), by="acuracy")
-    with pytest.raises(CallError, match="such as 'accuracy>0.9'"):
+    with pytest.raises(CallError, match=r"such as 'accuracy>0.9'"):
         runs.chosen(runs.rows(), where=["accuracy=0.9"])
     assert cli.run(["list", "ops", "--by", "accuracy"]) == 2

@@ -28,7 +28,20 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_pngs(place / "pics", {"dark": 40, "light": 40})
     with pytest.MonkeyPatch.context() as patch, contextlib.chdir(place):
         patch.setenv("OPSIN_CACHE", str(tmp_path_factory.mktemp("cache")))
-        plain = ["--set", "size=8", "--set", "epochs=2", "--device", "cpu", "--precision", "fp32", "--threads", "1"]
+        plain = [
+            "--set",
+            "size=8",
+            "--set",
+            "epochs=4",
+            "--set",
+            "lr=0.05",
+            "--device",
+            "cpu",
+            "--precision",
+            "fp32",
+            "--threads",
+            "1",
+        ]
         wants = [word for one in WANT.split("; ") for word in ("--want", one)]
         with contextlib.redirect_stdout(io.StringIO()):
             assert cli.run(["train", "pics", "--recipe", "textbook", *plain, *wants, "--out", "runs/r"]) == 0

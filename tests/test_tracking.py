@@ -45,7 +45,7 @@ def test_nobody_is_told_unless_asked_for(tmp_path: Path, monkeypatch: pytest.Mon
         tracking.tracker("mflow", tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setitem(sys.modules, "mlflow", types.ModuleType("mlflow"))
-    with pytest.raises(CallError, match="an address.*--track mlflow:sqlite"), tracking.tracker("mlflow", tmp_path):
+    with pytest.raises(CallError, match=r"an address.*--track mlflow:sqlite"), tracking.tracker("mlflow", tmp_path):
         pass
 
 

@@ -76,10 +76,7 @@ def tensorboard(folder: Path, where: str = "") -> Iterator[Tell]:
     Raises:
         MissingExtra: when tensorboard is not installed.
     """
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise MissingExtra("TensorBoard", "tensorboard") from error
+    writing = _imported("tensorboard")
     with ExitStack() as stack:
         steps = Steps()
 
@@ -108,10 +105,7 @@ def mlflow(folder: Path, where: str = "") -> Iterator[Tell]:
         CallError: when there is no address, neither `where` nor $MLFLOW_TRACKING_URI.
         MissingExtra: when mlflow is not installed.
     """
-    try:
-        client = importlib.import_module("mlflow")
-    except ImportError as error:
-        raise MissingExtra("MLflow", "mlflow") from error
+    client = _imported("mlflow")
     address = where or os.environ.get("MLFLOW_TRACKING_URI", "")
     if not address:
         do = "Say --track mlflow:sqlite:///runs.db, or set MLFLOW_TRACKING_URI"
@@ -143,15 +137,35 @@ TRACKERS: dict[str, Callable[[Path, str], AbstractContextManager[Tell]]] = {
 }
 
 
+MODULES = {"tensorboard": "torch.utils.tensorboard", "mlflow": "mlflow"}
+
+
+def _imported(name: str) -> Any:
+    try:
+        return importlib.import_module(MODULES[name])
+    except ImportError as error:
+        raise MissingExtra({"tensorboard": "TensorBoard", "mlflow": "MLflow"}[name], name) from error
+
+
+def check(text: str) -> None:
+    """Refuse a `--track` that cannot be, before there is a run.
+
+    Raises:
+        CallError: for another name than those of TRACKERS.
+        MissingExtra: when the tool is not installed.
+    """
+    if text:
+        if (name := text.partition(":")[0]) not in TRACKERS:
+            raise unknown("tracker", name, TRACKERS)
+        _imported(name)
+
+
 def tracker(text: str, folder: Path) -> AbstractContextManager[Tell]:
     """What `--track` says, for the run in `folder`: a name of TRACKERS, then a colon and where it tells; "" is nobody.
 
     Raises:
         CallError: for another name.
     """
-    if not text:
-        return nullcontext(lambda event: None)
+    check(text)
     name, _, where = text.partition(":")
-    if name not in TRACKERS:
-        raise unknown("tracker", name, TRACKERS)
-    return TRACKERS[name](folder, where)
+    return TRACKERS[name](folder, where) if text else nullcontext(lambda event: None)

@@ -95,6 +95,7 @@ def command(
         chosen = recipes.read(recipe or "finetune").set_texts(choices)
         chosen = chosen.set(want="; ".join(wants)) if wants else chosen
         runs.check(chosen, how)
+        tracking.check(track)
         found = sources.read(data, group=group)
         if sheet:
             _show(sheet, runs.augmented(found, chosen, split=split or ""), as_json)
@@ -116,7 +117,7 @@ def command(
     with tracking.tracker(track, folder) as tell:
         run = render.run(quiet, folder, read, chosen, how, tell=tell)
     page = runs.report(folder, read, pictures=pictures)
-    unmet = bool(chosen.learn.want) and not run.classifier.facts["wants"]
+    unmet = int(bool(chosen.learn.want) and not run.classifier.facts["wants"])
     if as_json:
         click.echo(json.dumps({"run": str(folder), "scores": run.classifier.facts["scores"]}))
         ctx.exit(unmet)
