@@ -84,7 +84,7 @@ def tensorboard(folder: Path, where: str = "") -> Iterator[Tell]:
         def writer() -> Any:
             """Made when there is something to write: a run wants its folder to be new."""
             return stack.enter_context(
-                SummaryWriter(str(Path(where) / folder.name if where else folder / "tensorboard"))
+                writing.SummaryWriter(str(Path(where) / folder.name if where else folder / "tensorboard"))
             )
 
         def tell(event: Event) -> None:
