@@ -238,7 +238,8 @@ def test_wants_are_read(text: str, expected: Want) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["bad", "bad recall>0.9", "bad f1>=0.9", "bad recall>=0", "bad recall>=1", "bad recall>=.", "bad accuracy>=0.9"]
+    "text",
+    ["bad", "bad recall>0.9", "bad f1>=0.9", "bad recall>=0", "bad recall>=1", "bad recall>=.", "bad accuracy>=0.9"],
 )
 def test_wrong_wants_are_refused(text: str) -> None:
     with pytest.raises(CallError, match="want"):

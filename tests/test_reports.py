@@ -30,9 +30,9 @@ def written(file: Path, predictions: list[Prediction], *, there: bool = False) -
 
 def test_every_input_has_its_row(tmp_path) -> None:
     good, bad = written(tmp_path / "out.csv", [GOOD, BAD])
-    assert list(good.values()) == ["a.jpg", "'=dog", "0.750000", "", "", "0.250000", "0.750000"]
-    assert list(good) == ["path", "label", "probability", "error", "reason", "cat", "'=dog"]
-    assert (bad["path"], bad["label"], bad["probability"], bad["error"]) == ("b.jpg", "", "", "truncated")
+    assert list(good.values()) == ["a.jpg", "'=dog", "0.750000", "no", "", "", "0.250000", "0.750000"]
+    assert list(good) == ["path", "label", "probability", "unsure", "error", "reason", "cat", "'=dog"]
+    assert (bad["path"], bad["label"], bad["unsure"], bad["error"]) == ("b.jpg", "", "", "truncated")
     assert bad["reason"] == BAD.error.reason
     assert os.listdir(tmp_path) == ["out.csv"]
 
@@ -116,6 +116,7 @@ def test_json_is_one_line_each(tmp_path) -> None:
     assert json.loads(reports.to_json(GOOD)) == {
         "path": "a.jpg",
         "label": "=dog",
+        "unsure": False,
         "probabilities": {"cat": 0.25, "=dog": 0.75},
     }
     bad = reports.to_json(BAD)

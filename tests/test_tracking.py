@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import types
 import warnings
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 import opsin
 from opsin import tracking
-from opsin.errors import MissingExtra
+from opsin.errors import CallError, MissingExtra
 from opsin.vocabulary import Event
 from tiny import HOW, digits, recipe
 
@@ -32,14 +33,26 @@ def test_events_become_numbers() -> None:
 @pytest.mark.parametrize(("name", "module"), [("tensorboard", "torch.utils.tensorboard"), ("mlflow", "mlflow")])
 def test_a_missing_tool_is_named(name: str, module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(MissingExtra, match=rf"opsin\[{name}\]"), tracking.TRACKERS[name](tmp_path):
+    with pytest.raises(MissingExtra, match=rf"opsin\[{name}\]"), tracking.tracker(f"{name}:sqlite:///x.db", tmp_path):
+        pass
+
+
+def test_nobody_is_told_unless_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with tracking.tracker("", tmp_path) as tell:
+        tell(Event("notice", 0, 0, {"text": "x"}))
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(CallError, match="Did you mean 'mlflow'"):
+        tracking.tracker("mflow", tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setitem(sys.modules, "mlflow", types.ModuleType("mlflow"))
+    with pytest.raises(CallError, match=r"an address.*--track mlflow:sqlite"), tracking.tracker("mlflow", tmp_path):
         pass
 
 
 def told(name: str, folder: Path) -> list[Event]:
     """The events of a small run in `folder`, all told to the tracker."""
     found = []
-    with tracking.TRACKERS[name](folder) as tell:
+    with tracking.tracker(name, folder) as tell:
         for event in opsin.events(digits(), recipe(), out=folder, how=HOW):
             tell(event)
             found.append(event)
@@ -70,7 +83,7 @@ def test_mlflow_reads_back_what_a_run_told(tmp_path: Path, monkeypatch: pytest.M
         monkeypatch.chdir(tmp_path)
         client.set_tracking_uri(f"sqlite:///{tmp_path / 'mlflow.db'}")
         client.set_experiment("opsin")
-        found = told("mlflow", tmp_path / "run")
+        found = told(f"mlflow:sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "run")
         (kept,) = client.MlflowClient().search_runs([client.get_experiment_by_name("opsin").experiment_id])
         history = client.MlflowClient().get_metric_history(kept.info.run_id, "step/loss")
         files = [file.path for file in client.MlflowClient().list_artifacts(kept.info.run_id, "model")]

@@ -146,7 +146,8 @@ def _openvino(module: Logits, how: How) -> Engine:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         # Straight from torch's graph: it takes a third of the time that the way through ONNX takes.
-        model = openvino.convert_model(torch.export.export(module, (_example(module),)))
+        program = torch.export.export(module, (_example(module),), dynamic_shapes=({0: torch.export.Dim("batch")},))
+        model = openvino.convert_model(program)
     side = module.road.size
     hints = {
         "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[how.precision],

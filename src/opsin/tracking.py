@@ -54,13 +54,19 @@ def choices(folder: Path) -> dict[str, Any]:
     return flat
 
 
-def steadily(event: Event, last: list[int], folder: Path) -> tuple[dict[str, float], dict[str, Any]]:
-    """An event's numbers, and the recipe's choices where it is the first; `last` becomes its step.
-
-    The scores come after the last step, with step 0, and belong to the last one.
-    """
-    last[0] = max(last[0], event.step)
+def found_in(event: Event, folder: Path) -> tuple[dict[str, float], dict[str, Any]]:
+    """What an event measures, and, where it is the first, the choices of the run in `folder`."""
     return numbers(event), choices(folder) if event.kind == "start" else {}
+
+
+class Steps:
+    """The step that an event belongs to: the scores come after the last step, with step 0."""
+
+    last = 0
+
+    def of(self, event: Event) -> int:
+        self.last = max(self.last, event.step)
+        return self.last
 
 
 @contextmanager
@@ -70,24 +76,23 @@ def tensorboard(folder: Path, where: str = "") -> Iterator[Tell]:
     Raises:
         MissingExtra: when tensorboard is not installed.
     """
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise MissingExtra("TensorBoard", "tensorboard") from error
+    writing = _imported("tensorboard")
     with ExitStack() as stack:
-        last = [0]
+        steps = Steps()
 
         @cache
         def writer() -> Any:
             """Made when there is something to write: a run wants its folder to be new."""
-            return stack.enter_context(SummaryWriter(str(Path(where) / folder.name if where else folder / "tensorboard")))
+            return stack.enter_context(
+                writing.SummaryWriter(str(Path(where) / folder.name if where else folder / "tensorboard"))
+            )
 
         def tell(event: Event) -> None:
-            found, recipe = steadily(event, last, folder)
+            (found, recipe), step = found_in(event, folder), steps.of(event)
             if recipe:
                 writer().add_text("recipe", "\n".join(f"    {k} = {v}" for k, v in recipe.items()))
             for name, value in found.items():
-                writer().add_scalar(name, value, last[0])
+                writer().add_scalar(name, value, step)
 
         yield tell
 
@@ -100,24 +105,21 @@ def mlflow(folder: Path, where: str = "") -> Iterator[Tell]:
         CallError: when there is no address, neither `where` nor $MLFLOW_TRACKING_URI.
         MissingExtra: when mlflow is not installed.
     """
-    try:
-        client = importlib.import_module("mlflow")
-    except ImportError as error:
-        raise MissingExtra("MLflow", "mlflow") from error
+    client = _imported("mlflow")
     address = where or os.environ.get("MLFLOW_TRACKING_URI", "")
     if not address:
         do = "Say --track mlflow:sqlite:///runs.db, or set MLFLOW_TRACKING_URI"
         raise CallError("where MLflow is", expected="an address", received="none", do=do)
     client.set_tracking_uri(address)
     with client.start_run(run_name=folder.name):
-        last = [0]
+        steps = Steps()
 
         def tell(event: Event) -> None:
-            found, recipe = steadily(event, last, folder)
+            (found, recipe), step = found_in(event, folder), steps.of(event)
             if recipe:
                 client.log_params(recipe)
             if found:
-                client.log_metrics({_plain(name): value for name, value in found.items()}, step=last[0])
+                client.log_metrics({_plain(name): value for name, value in found.items()}, step=step)
             if event.kind == "scores" and (folder / "model").is_dir():
                 client.log_artifacts(str(folder / "model"), "model")
 
@@ -135,15 +137,35 @@ TRACKERS: dict[str, Callable[[Path, str], AbstractContextManager[Tell]]] = {
 }
 
 
+MODULES = {"tensorboard": "torch.utils.tensorboard", "mlflow": "mlflow"}
+
+
+def _imported(name: str) -> Any:
+    try:
+        return importlib.import_module(MODULES[name])
+    except ImportError as error:
+        raise MissingExtra({"tensorboard": "TensorBoard", "mlflow": "MLflow"}[name], name) from error
+
+
+def check(text: str) -> None:
+    """Refuse a `--track` that cannot be, before there is a run.
+
+    Raises:
+        CallError: for another name than those of TRACKERS.
+        MissingExtra: when the tool is not installed.
+    """
+    if text:
+        if (name := text.partition(":")[0]) not in TRACKERS:
+            raise unknown("tracker", name, TRACKERS)
+        _imported(name)
+
+
 def tracker(text: str, folder: Path) -> AbstractContextManager[Tell]:
     """What `--track` says, for the run in `folder`: a name of TRACKERS, then a colon and where it tells; "" is nobody.
 
     Raises:
         CallError: for another name.
     """
-    if not text:
-        return nullcontext(lambda event: None)
+    check(text)
     name, _, where = text.partition(":")
-    if name not in TRACKERS:
-        raise unknown("tracker", name, TRACKERS)
-    return TRACKERS[name](folder, where)
+    return TRACKERS[name](folder, where) if text else nullcontext(lambda event: None)

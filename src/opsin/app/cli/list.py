@@ -19,9 +19,7 @@ from ...errors import CallError
 @click.option("--recipe", default="", help="Runs of recipes whose name contains this.")
 @click.option("--where", multiple=True, metavar="'SCORE>X'", help="Runs with such a test score: 'accuracy>0.9'.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(
-    what: str, pattern: str, by: str, data: str, recipe: str, where: tuple[str, ...], as_json: bool
-) -> None:
+def command(what: str, pattern: str, by: str, data: str, recipe: str, where: tuple[str, ...], as_json: bool) -> None:
     """What there is; PATTERN keeps the names that contain it. `list ops NAME` explains one operation."""
     if what == "runs":
         _runs(pattern, as_json, {"by": by or "name", "data": data, "recipe": recipe, "where": where})

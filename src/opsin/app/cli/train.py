@@ -121,6 +121,7 @@ def command(
         chosen = recipes.read(recipe or "finetune").set_texts(choices)
         chosen = chosen.set(want="; ".join(wants)) if wants else chosen
         runs.check(chosen, how)
+        tracking.check(track)
         if start and (folds or seeds or sheet or chart):
             raise CallError("--from", expected="a single run", received="--folds, --seeds or a preview")
         first = runs.load(start) if start else None
@@ -149,7 +150,7 @@ def command(
     with tracking.tracker(track, folder) as tell:
         run = render.run(quiet, folder, read, chosen, how, tell=tell)
     page = runs.report(folder, read, pictures=pictures)
-    unmet = bool(chosen.learn.want) and not run.classifier.facts["wants"]
+    unmet = int(bool(chosen.learn.want) and not run.classifier.facts["wants"])
     if as_json:
         click.echo(json.dumps({"run": str(folder), "scores": run.classifier.facts["scores"]}))
         ctx.exit(unmet)
