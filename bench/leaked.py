@@ -1,4 +1,4 @@
-"""A finished run's accuracy on all its test pictures, on those that training has no near-duplicate of, and on the others.
+"""A finished run's accuracy on all its test pictures, and on those with and without a near-duplicate in training.
 
     python bench/leaked.py RUN DATA [FILE]
 

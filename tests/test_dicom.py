@@ -25,8 +25,8 @@ def made(values: np.ndarray = VALUES, syntax: str = "1.2.840.10008.1.2.1", **tag
     meta.TransferSyntaxUID, meta.MediaStorageSOPClassUID = pydicom.uid.UID(syntax), pydicom.uid.UID("1.2.3")
     meta.MediaStorageSOPInstanceUID = pydicom.uid.UID("1.2.3.4")
     found = FileDataset("", {}, file_meta=meta, preamble=bytes(128))
-    usual = {"PatientName": "Doe^Jane", "PatientID": "4711", "SamplesPerPixel": 1, "BitsAllocated": 16, "BitsStored": 12,
-             "HighBit": 11, "PixelRepresentation": 0, "PhotometricInterpretation": "MONOCHROME2",
+    usual = {"PatientName": "Doe^Jane", "PatientID": "4711", "SamplesPerPixel": 1, "BitsAllocated": 16,
+             "BitsStored": 12, "HighBit": 11, "PixelRepresentation": 0, "PhotometricInterpretation": "MONOCHROME2",
              "Rows": values.shape[-2], "Columns": values.shape[-1]}  # fmt: skip
     for name, value in {**usual, **tags}.items():
         setattr(found, name, value)

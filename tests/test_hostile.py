@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 import hostile
+import hostile_formats
 from conftest import shared
 from opsin import codecs, isolation, sources
 from opsin.cache import build
@@ -166,6 +167,21 @@ def test_the_generated_ones() -> None:
     assert answers.total() >= 600
     assert answers["picture"] > 50  # polyglots that are whole pictures, flipped pixels
     assert len(answers) > 5
+
+
+def test_the_oddities_of_each_format() -> None:
+    answers = Counter[str]()
+    with isolation.Decoder() as decoder:
+        for name, data in hostile_formats.everything():
+            found = answer(decoder, data)
+            assert isinstance(found, np.ndarray) or found in CODES, name
+            if " with a profile " in name:  # what is wrong with a profile makes no picture unreadable
+                assert isinstance(found, np.ndarray) or (name.endswith("large") and found == "corrupt"), name
+            answers[found if isinstance(found, str) else "picture"] += 1
+        assert decoder.started == 1
+        if sys.platform == "linux":
+            assert most_memory(decoder) < 512 << 20
+    assert answers.total() >= 450
 
 
 def test_what_is_cut_is_refused(decoder) -> None:

@@ -100,7 +100,7 @@ def _seen(
     try:
         content = data.store.read(record.key)
         # An eighth or a quarter of a JPEG is decoded in a fraction of the time, and is enough for a thumbnail.
-        reduced = duplicates.reduction(content, duplicates.SIDE if road is None else int(1.25 * road.size))
+        reduced = duplicates.reduction(content, duplicates.ENOUGH if road is None else int(1.25 * road.size))
         picture = decode(content, reduced=reduced)
     except PictureError as error:
         return Refusal(record.key, error.code, str(error))
