@@ -17,6 +17,24 @@ from opsin.errors import CallError, MachineError, MissingExtra
 from tiny import ROAD, Net, seeded
 
 
+SEVERAL = """
+import signal
+import numpy as np
+from torch import nn
+from opsin import engines, preprocessing
+road = preprocessing.Preprocessing(8)
+def built():
+    module = engines.Logits(nn.Sequential(nn.Flatten(), nn.Linear(192, 2)), road)
+    return engines.build(module, "openvino", engines.How(threads=1))
+first, second = built(), built()
+first(np.zeros((1, 3, 8, 8), np.uint8))
+del first
+del second
+signal.signal(signal.SIGINT, lambda *_: print("heard"))
+signal.raise_signal(signal.SIGINT)
+"""
+
+
 def needed(*names: str) -> None:
     """Skip the test, saying so, where an engine is missing."""
     for name in names:
@@ -179,3 +197,9 @@ def test_openvino_sends_nothing_and_writes_nothing_at_home(tmp_path: Path, monke
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout == "quiet\n", done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_signals_are_heard_after_several_openvino_engines_are_gone() -> None:
+    needed("openvino")
+    done = subprocess.run([sys.executable, "-c", SEVERAL], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["heard"], done.stderr

@@ -158,7 +158,7 @@ def _openvino(module: Logits, how: How) -> Engine:
     @functools.cache
     def compiled(n: int) -> Any:  # for one shape, so nothing is decided again for another
         model.reshape([n, 3, side, side])
-        return openvino.Core().compile_model(model, "CPU", hints)
+        return core().compile_model(model, "CPU", hints)
 
     compiled(CHUNK)
 
@@ -167,6 +167,12 @@ def _openvino(module: Logits, how: How) -> Engine:
         return np.concatenate([_padded(compiled(size), chunk, size) for chunk in _chunks(images)])
 
     return run
+
+
+@functools.cache
+def core() -> Any:
+    """OpenVINO's one Core: of two, the first to go leaves signals with a stack that is freed, and Ctrl-C crashes."""
+    return optional("openvino").Core()
 
 
 def _chunks(images: np.ndarray) -> list[np.ndarray]:
