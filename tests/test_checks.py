@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from opsin import checks, sources
+from opsin import checks, duplicates, sources
 from opsin.app import cli
 from opsin.checks import CHECKS, labels, looks, shortcuts
 from opsin.checks.subject import Subject
@@ -134,6 +134,12 @@ def test_threads_change_nothing(folder: Path) -> None:
 def test_every_check_takes_data_that_was_not_looked_at(name: str) -> None:
     data = data_of([*records("train", cat=30, dog=30), *records("test", cat=20, dog=20)])
     assert CHECKS[name](Subject(data)) == []
+
+
+def test_more_pictures_than_can_be_compared_are_said(folder: Path, monkeypatch) -> None:
+    monkeypatch.setattr(duplicates, "MOST", 20)
+    report = checks.check(sources.read(folder), only=("near",))
+    assert any("among the first 20 of 44 pictures" in finding.text for finding in report.findings)
 
 
 # ── splits ──

@@ -272,7 +272,7 @@ def test_what_has_no_form_in_a_graph_is_refused(fit: str, tmp_path: Path) -> Non
 def labelled(clf: Classifier, n: int, seed: int) -> Dataset:
     """Pictures whose classes are the model's own answers."""
     pictures = soft(n, seed)
-    answers = [opsin.predict(clf, picture).label for picture in pictures.values()]
+    answers = [opsin.predict(clf, picture).top(1)[0][0] for picture in pictures.values()]
     records = tuple(Record(key, clf.classes.index(label)) for key, label in zip(pictures, answers))
     return Dataset("labelled", records, clf.classes, ArrayStore(pictures), "")
 
@@ -347,8 +347,8 @@ def agreeing(clf: Classifier, found: dict[str, tuple[str, float]], files: list[P
     for file in files:
         expected = opsin.predict(clf, file)
         label, probability = found[str(file)]
-        assert probability == pytest.approx(dict(zip(clf.classes, expected.probabilities))[label], abs=close)
-        same += label == expected.label
+        assert probability == pytest.approx(max(expected.probabilities), abs=close)
+        same += label == (expected.label or "unsure")
     return same / len(files)
 
 
@@ -371,7 +371,7 @@ def test_the_python_lines_answer_as_opsin_does(
     exporting.export(clf, tmp_path / name_of(form), data(24), to=form, resize=resize)
     files = photographs(tmp_path / "photos")
     lines = block(tmp_path, "python")
-    assert len(lines.splitlines()) <= 25
+    assert len(lines.splitlines()) <= 30
     others = {"torch", "opsin", "onnxruntime", "openvino", "cv2", "scipy"} - {readme.PIP[form]}
     alone = "".join(f"import sys; sys.modules[{name!r}] = None\n" for name in sorted(others))
     done = subprocess.run(

@@ -101,7 +101,7 @@ def test_other_pictures_are_loaded_as_decoded(photograph: np.ndarray, fit: Any) 
 
 
 def test_roads_share_a_decoded_picture_only_where_they_reduce_alike(
-    photograph: np.ndarray, monkeypatch: pytest.MonkeyPatch
+    photograph: np.ndarray,
 ) -> None:
     data = jpeg(photograph)
     roads = [Preprocessing(size) for size in (32, 35, 64, 224, 300)]
@@ -113,8 +113,7 @@ def test_roads_share_a_decoded_picture_only_where_they_reduce_alike(
         decoded.append(reduced)
         return decode(given, reduced=reduced)
 
-    monkeypatch.setattr(codecs, "decode", watched)
-    assert all(torch.equal(a, b) for a, b in zip(load_each(roads, data), alone, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(load_each(roads, data, decode=watched), alone, strict=True))
     assert decoded == [8, 4, 1]
 
 

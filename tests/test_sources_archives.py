@@ -374,3 +374,31 @@ def test_known_slips_write_nothing_anywhere(tmp_path, name: str) -> None:
         sources.read(inside / name)
     assert digests(tmp_path) == before
     assert not Path("/tmp/evil.txt").exists()
+
+
+def test_paths_that_are_endless_are_refused_in_no_time(tmp_path) -> None:
+    names = [f"{'a/' * 30_000}{number}.png" for number in range(20)]
+    data = sources.read(zipped(tmp_path / "deep.zip", ["cat/1.jpg", "dog/1.jpg", *names, "x" * 5000 + ".jpg"]))
+    assert len(data) == 2
+    assert [refusal.code for refusal in data.refused] == ["too-long-path"] * 21
+    assert max(len(refusal.key) for refusal in data.refused) < 100
+
+
+def test_what_stands_before_a_zip_and_what_is_told_behind_its_entries(tmp_path) -> None:
+    file = zipped(tmp_path / "set.zip", ["cat/1.jpg", "dog/1.jpg"])
+    expected = sources.read(file).fingerprint
+    (tmp_path / "set.exe").write_bytes(b"#!/bin/sh\n" * 500 + file.read_bytes())
+    assert sources.read(tmp_path / "set.exe").fingerprint == expected
+    with zipfile.ZipFile(tmp_path / "64.zip", "w") as archive:
+        for name in ("cat/1.jpg", "dog/1.jpg"):
+            with archive.open(name, "w", force_zip64=True) as entry:
+                entry.write(picture(name))
+    assert sources.read(tmp_path / "64.zip").fingerprint == expected
+
+
+def test_letters_that_play_tricks_stay_letters(tmp_path) -> None:
+    tricky = ["cat/x\ny.jpg", "cat/\u202egpj.exe.jpg", "cat/con.jpg", "cat/ .jpg", "cat/a..b.jpg"]
+    data = sources.read(zipped(tmp_path / "set.zip", [*tricky, "dog/1.jpg"]))
+    assert {record.key for record in data.records} == {*tricky, "dog/1.jpg"}
+    for record in data.records:
+        assert data.store.read(record.key) == picture(record.key)

@@ -43,7 +43,8 @@ def decode(data: bytes, check_size: Callable[[int, int], None]) -> np.ndarray:
     Raises:
         PictureError: `unsupported-format`, `truncated`, `corrupt`, and what `check_size` raises.
     """
-    return _quietly(lambda: _picture(_opened(data, PIXELS), check_size))
+    picture: np.ndarray = _quietly(lambda: _picture(_opened(data, PIXELS), check_size))
+    return picture
 
 
 def patient(data: bytes) -> str:
@@ -87,7 +88,7 @@ def _opened(data: bytes, tags: list[str]) -> Any:
 
 
 def _picture(found: Any, check_size: Callable[[int, int], None]) -> np.ndarray:
-    from pydicom.pixels import apply_modality_lut
+    from pydicom.pixels.processing import apply_modality_lut
 
     width, height = int(found.Columns), int(found.Rows)
     check_size(width, height)
@@ -125,22 +126,29 @@ def _pixels(found: Any) -> np.ndarray:
 
 def _shown(values: np.ndarray, found: Any) -> np.ndarray:
     """float64 `(H, W)`, black at 0 and white at 1 (PS3.3, C.11.2)."""
-    from pydicom.pixels import apply_voi
+    from pydicom.pixels.processing import apply_voi
 
     if found.get("VOILUTSequence"):
         top = 2 ** int(found.VOILUTSequence[0].LUTDescriptor[2]) - 1
-        looked_up: np.ndarray = apply_voi(values, found) / top
-        return looked_up
-    values = values.astype(np.float64)
-    if found.get("WindowCenter") is None or found.get("WindowWidth") is None:
-        return (values - values.min()) / max(np.ptp(values), 1e-9)
-    centre, width = _first(found.WindowCenter), max(_first(found.WindowWidth), 1e-9)
-    kind = found.get("VOILUTFunction") or "LINEAR"
+        shown = apply_voi(values, found) / top
+    elif found.get("WindowCenter") is None or found.get("WindowWidth") is None:
+        low, high = float(values.min()), float(values.max())
+        shown = (values - low) / max(high - low, 1e-9)
+    else:
+        centre, width = _first(found.WindowCenter), max(_first(found.WindowWidth), 1e-9)
+        shown = _windowed(values.astype(np.float64), centre, width, found.get("VOILUTFunction") or "LINEAR")
+    result: np.ndarray = shown
+    return result
+
+
+def _windowed(values: np.ndarray, centre: float, width: float, kind: str) -> np.ndarray:
     if kind == "SIGMOID":
-        return 1 / (1 + np.exp((-4 * (values - centre) / width).clip(-700, 700)))
+        steep: np.ndarray = 1 / (1 + np.exp((-4 * (values - centre) / width).clip(-700, 700)))
+        return steep
     if kind == "LINEAR":
         centre, width = centre - 0.5, max(width - 1, 1e-9)
-    return (values - centre) / width + 0.5
+    straight: np.ndarray = (values - centre) / width + 0.5
+    return straight
 
 
 def _first(value: Any) -> float:

@@ -103,16 +103,17 @@ def thumbnails(data: Dataset, *, decode: Callable[..., np.ndarray] = codecs.deco
     """
     made = np.zeros((len(data), SIDE, SIDE), np.uint8)
 
-    def fill(row: int) -> None:
-        with suppress(PictureError):
-            content = data.store.read(data.records[row].key)
-            made[row] = thumbnail(decode(content, reduced=reduction(content, ENOUGH)))
+    def fill(rows: np.ndarray) -> None:
+        for row in rows:
+            with suppress(PictureError):
+                content = data.store.read(data.records[row].key)
+                made[row] = thumbnail(decode(content, reduced=reduction(content, ENOUGH)))
 
     with ThreadPoolExecutor(THREADS) as pool:
         for start in range(0, len(data), AT_ONCE):
             stop = min(start + AT_ONCE, len(data))
             # A task a picture would cost a tenth of what the picture does.
-            list(pool.map(lambda rows: [fill(row) for row in rows], np.array_split(range(start, stop), THREADS)))
+            list(pool.map(fill, np.array_split(np.arange(start, stop), THREADS)))
             yield stop
     return made
 

@@ -26,7 +26,16 @@ def copies(subject: Subject) -> list[Finding]:
 
 def near(subject: Subject) -> list[Finding]:
     """The same picture after an editor had it: encoded anew, resized, mirrored, cropped a little, brightened."""
-    return _twice(subject, [pair for pair in subject.pairs if pair.kind == "near"], "near", "near-duplicates")
+    found = _twice(subject, [pair for pair in subject.pairs if pair.kind == "near"], "near", "near-duplicates")
+    return [*_unseen(len(subject.looks.data) if subject.looks else 0), *found]
+
+
+def _unseen(pictures: int) -> list[Finding]:
+    """What is not looked at, where there are too many pictures for all pairs."""
+    if pictures <= duplicates.MOST:
+        return []
+    text = f"near-duplicates were looked for among the first {duplicates.MOST:,} of {pictures:,} pictures only"
+    return [Finding("near", "note", text, "those of the others are not known", "look at the data in parts")]
 
 
 def _twice(subject: Subject, pairs: Sequence[Pair], kind: str, called: str) -> list[Finding]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 
-from .. import preprocessing
+from .. import classifier, preprocessing
 from ..classifier import Classifier
 from ..preprocessing import Preprocessing
 
@@ -33,13 +34,13 @@ def text(clf: Classifier, file: str, to: str, resize: bool, parity: str) -> str:
         f"`pip install {PIP[to]} numpy Pillow`, then `python` these lines with pictures' paths:",
         "",
         "```python",
-        *_python(road, file, to, resize),
+        *_python(clf, file, to, resize),
         "```",
         "",
     ]
     if to == "onnx":
         lines += ["## JavaScript", "", "`npm install onnxruntime-node sharp`, then in a `.mjs` file:", "", "```js"]
-        lines += [*_javascript(road, file, resize), "```", ""]
+        lines += [*_javascript(clf, file, resize), "```", ""]
         if not resize:
             lines += [
                 "sharp resizes a little otherwise than Pillow does: probabilities differ in the second digit.",
@@ -91,7 +92,8 @@ OPEN = {
 }
 
 
-def _python(road: Preprocessing, file: str, to: str, resize: bool) -> list[str]:
+def _python(clf: Classifier, file: str, to: str, resize: bool) -> list[str]:
+    road = clf.preprocessing
     return [
         "import json, sys",
         f"import numpy as np, {PIP[to]}",
@@ -104,7 +106,20 @@ def _python(road: Preprocessing, file: str, to: str, resize: bool) -> list[str]:
         '    image = ImageOps.exif_transpose(image).convert("RGB")',
         *(f"    {line}" for line in ([] if resize else GEOMETRY[road.fit](road))),
         "    answer = run(np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1)[None]))",
-        "    print(path, classes[answer.argmax()], answer.max(), sep='\\t')",
+        *(f"    {line}" for line in (_decided(clf) if classifier.decides(clf) else [])),
+        f"    print(path, {'label' if classifier.decides(clf) else 'classes[answer.argmax()]'}, answer.max(), sep='\\t')",
+    ]
+
+
+def _decided(clf: Classifier) -> list[str]:
+    """The rule of `metrics.named`."""
+    return [
+        f"least = {dict(clf.thresholds)!r}",
+        "reached = {name: answer[classes.index(name)] / share for name, share in least.items()}",
+        "first = max(reached, key=reached.get, default=None)",
+        "label = classes[answer.argmax()]",
+        f'label = label if label not in least and answer.max() >= {clf.unsure_below!r} else "unsure"',
+        "label = first if first is not None and reached[first] >= 1 else label",
     ]
 
 
@@ -162,8 +177,9 @@ GEOMETRY = {"squash": _squash, "letterbox": _letterbox, "crop": _crop}
 # ── JavaScript ──
 
 
-def _javascript(road: Preprocessing, file: str, resize: bool) -> list[str]:
-    geometry = "" if resize else _sharp(road)
+def _javascript(clf: Classifier, file: str, resize: bool) -> list[str]:
+    geometry = "" if resize else _sharp(clf.preprocessing)
+    decides = classifier.decides(clf)
     return [
         'import { readFileSync } from "node:fs";',
         'import ort from "onnxruntime-node";',
@@ -179,8 +195,20 @@ def _javascript(road: Preprocessing, file: str, resize: bool) -> list[str]:
         '  const fed = new ort.Tensor("uint8", images, [1, 3, info.height, info.width]);',
         "  const answer = (await session.run({ [session.inputNames[0]]: fed })).probabilities.data;",
         "  const best = answer.indexOf(Math.max(...answer));",
-        "  console.log([path, classes[best], answer[best]].join('\\t'));",
+        *(f"  {line}" for line in (_decided_in_javascript(clf) if decides else [])),
+        f"  console.log([path, {'label' if decides else 'classes[best]'}, answer[best]].join('\\t'));",
         "}",
+    ]
+
+
+def _decided_in_javascript(clf: Classifier) -> list[str]:
+    """The rule of `metrics.named`."""
+    return [
+        f"const least = {json.dumps(dict(clf.thresholds), ensure_ascii=False)};",
+        "const ratio = (name) => answer[classes.indexOf(name)] / least[name];",
+        "const first = Object.keys(least).sort((a, b) => ratio(b) - ratio(a))[0];",
+        f'const plain = classes[best] in least || answer[best] < {clf.unsure_below!r} ? "unsure" : classes[best];',
+        "const label = first !== undefined && ratio(first) >= 1 ? first : plain;",
     ]
 
 

@@ -22,6 +22,7 @@ from .tars import Member, TarStore
 
 MOST_ENTRIES = 5_000_000  # ImageNet has 1.4 million
 MOST_RATIO = 300  # unpacked to packed; deflate reaches 1,032, and pictures about 1
+LONGEST, DEEPEST = 4096, 100  # letters and folders of a path: no system takes longer ones, and all above it is kept
 SMALL = 1 << 20  # bytes: what unpacks to less than this may have any ratio
 
 
@@ -67,6 +68,9 @@ def _listing(items: Iterable[_Item]) -> Listing:
     hidden_folders: set[str] = set()
     taken: dict[str, str] = {}
     for item in items:
+        if len(item.key) > LONGEST or item.key.count("/") > DEEPEST:
+            found.refuse(item.key[:80] + " …", "too-long-path", f"over {LONGEST:,} letters or {DEEPEST} folders")
+            continue
         place = _hidden_place(item.key)
         if escapes(item.key):
             found.refuse(item.key, "unsafe-path", "a path that leads out of the archive")

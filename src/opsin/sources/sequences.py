@@ -88,7 +88,7 @@ def _record(picture: np.ndarray, target: int, index: int, classes: tuple[str, ..
     if not 0 <= target < len(classes):
         raise CallError("a class", expected=f"an index into {len(classes)} classes", received=target)
     key = f"{split + '/' if split else ''}{classes[target]}/{index:06d}"
-    return Record(key, target, split, None, picture.nbytes, zlib.crc32(picture))
+    return Record(key, target, split, None, picture.nbytes, zlib.crc32(picture.tobytes()))
 
 
 def _item(items: Items, index: int) -> tuple[np.ndarray, int]:
