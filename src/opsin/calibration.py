@@ -247,6 +247,8 @@ def with_thresholds(
     whatever the network (split conformal prediction: Vovk; Angelopoulos & Bates, arXiv 2107.07511, with one
     class's records); and a promise that so few pictures cannot carry is refused. A precision's and an accuracy's is
     the lowest that gives them: it is chosen among many, so they can be a little less on new pictures.
+    That holds strictly for pictures that chose nothing else; where they set the temperature or chose the epoch too, as
+    validation does, only nearly: the price on the test is what to believe.
 
     Args:
         logits, targets: float `(N, K)`, int `(N,)`, of the calibration part.

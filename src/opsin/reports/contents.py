@@ -196,7 +196,7 @@ def summary(scores: Scores, *, grouped: bool = False) -> list[str]:
     few = [name for name, each in scores.per_class.items() if each["recall"].n < FEW]
     if few:
         said.append(
-            f"{len(few):,} of {len(scores.per_class):,} classes were tested on fewer than {FEW} pictures: what is said "
+            f"{_share(len(few), len(scores.per_class))} classes were tested on fewer than {FEW} pictures: what is said "
             "of each of them alone is uncertain, and its interval is wide."
         )
     if scores.untested:
@@ -212,10 +212,14 @@ def _unsure(scores: Scores) -> Iterator[str]:
         return
     right, answered = scores.overall["accuracy on answered"], scores.overall["coverage"]
     yield (
-        f"Of 100 pictures it names about {_hundred(answered.value)} and says “unsure” of the others. Of 100 that it "
+        f"Of 100 pictures it names about {_hundred(answered.value)}; of the others it says “unsure”. Of 100 that it "
         f"names about {_hundred(right.value)} are named right, between {_hundred(right.low)} and "
         f"{_hundred(right.high)}."
     )
+
+
+def _share(some: int, of: int) -> str:
+    return f"All {of:,}" if some == of else f"{some:,} of {of:,}"
 
 
 def _hundred(share: float) -> str:
