@@ -212,7 +212,6 @@ def test_evaluate_prints_the_table_of_the_part_that_is_asked_for(here, capsys) -
         ("models", {"textbook", "alexnet", "resnet18"}),
         ("recipes", {"textbook", "modern", "finetune"}),
         ("datasets", {"digits", "fashion-mnist", "cifar10"}),
-        ("runs", {"pics-1"}),
     ],
 )
 def test_list(here, capsys, what: str, names: set[str]) -> None:

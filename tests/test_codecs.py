@@ -160,7 +160,7 @@ def test_no_memory_is_a_code(monkeypatch: pytest.MonkeyPatch) -> None:
         (b"RIFF\x24\0\0\0WAVEfmt ", "not-a-picture"),
         (b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"/>', "unsupported-format"),
         (b"8BPS\0\1", "unsupported-format"),
-        (b"\0" * 128 + b"DICM", "unsupported-format"),
+        (b"\0" * 128 + b"DICM", "corrupt"),
         (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "unsupported-format"),
     ],
 )

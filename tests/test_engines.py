@@ -16,7 +16,6 @@ from opsin.engines import Features, How, Logits, build
 from opsin.errors import CallError, MachineError, MissingExtra
 from tiny import ROAD, Net, seeded
 
-
 SEVERAL = """
 import signal
 import numpy as np

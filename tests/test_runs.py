@@ -469,7 +469,10 @@ def test_runs_are_found_by_path_name_and_last(tmp_path, monkeypatch) -> None:
         os.utime(folder / "split.csv", ns=(10**18 - age, 10**18 - age))
     assert runs.find("last") == second
     assert runs.find("digits-1") == runs.find(first) == first
-    assert runs.listed() == {"digits-1": "not finished", "digits-2": "not finished"}
+    assert {name: told.split("   ")[0] for name, told in runs.listed().items()} == {
+        "digits-1": "not finished",
+        "digits-2": "not finished",
+    }
     with pytest.raises(CallError, match="Did you mean 'digits-1'"):
         runs.find("digit-1")
     train(digits(), first, resume=True)

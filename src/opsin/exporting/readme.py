@@ -94,6 +94,7 @@ OPEN = {
 
 def _python(clf: Classifier, file: str, to: str, resize: bool) -> list[str]:
     road = clf.preprocessing
+    label = "label" if classifier.decides(clf) else "classes[answer.argmax()]"
     return [
         "import json, sys",
         f"import numpy as np, {PIP[to]}",
@@ -107,7 +108,7 @@ def _python(clf: Classifier, file: str, to: str, resize: bool) -> list[str]:
         *(f"    {line}" for line in ([] if resize else GEOMETRY[road.fit](road))),
         "    answer = run(np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1)[None]))",
         *(f"    {line}" for line in (_decided(clf) if classifier.decides(clf) else [])),
-        f"    print(path, {'label' if classifier.decides(clf) else 'classes[answer.argmax()]'}, answer.max(), sep='\\t')",
+        f"    print(path, {label}, answer.max(), sep='\\t')",
     ]
 
 

@@ -289,7 +289,8 @@ def listed(parent: str | Path = "runs") -> dict[str, str]:
 
 def told(row: Mapping[str, Any]) -> str:
     """A row of `rows` as one line."""
-    scores = (f"{s} accuracy {row[s]['accuracy']:.4f} (n {row[s]['n']:,})" for s in SPLITS[1:] if s in row)
+    parts = ((part, found) for part, found in row.items() if isinstance(found, dict))
+    scores = (f"{part} accuracy {found['accuracy']:.4f} (n {found['n']:,})" for part, found in parts)
     came = "   ".join(scores) if row["state"] == "finished" else row["state"]
     return f"{came}   {row['recipe']} on {row['data']}   {row['begun']}"
 
@@ -298,7 +299,7 @@ def rows(parent: str | Path = "runs") -> list[dict[str, Any]]:
     """Every run in `parent`, as plain values.
 
     `name`, `state` (`finished`, `not finished`, `damaged`), `data`, `recipe`, `begun` (local time), and for each split
-    that was scored `n` and the values of its overall scores.
+    that was scored (of a series `pooled`, or `mean of 3 seeds`) `n` and the values of its overall scores.
     """
     return [_row(file.parent) for file in sorted(Path(parent).glob("*/data.json"))]
 
@@ -316,7 +317,8 @@ def _row(folder: Path) -> dict[str, Any]:
             row[split] = {"n": found["n"]} | {name: score["value"] for name, score in found["overall"].items()}
     except (errors.OpsinError, OSError, ValueError, KeyError, TypeError, AttributeError):
         return row
-    return {**row, "state": "finished" if (folder / "model").is_dir() else "not finished"}
+    done = (folder / "model").is_dir() or (folder / "series.json").is_file()  # a series' scores are its last thing
+    return {**row, "state": "finished" if done else "not finished"}
 
 
 def chosen(
