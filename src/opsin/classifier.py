@@ -6,6 +6,7 @@ Its answers are the reference: torch in fp32, channels last, evaluation mode, on
 from __future__ import annotations
 
 import copy
+import dataclasses
 import hashlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,7 +26,7 @@ from .engines import Engine
 from .models import NetworkSpec, weights
 from .plans import Choice, Plan
 from .preprocessing import Preprocessing
-from .vocabulary import Prediction, Refusal, Store, Task
+from .vocabulary import Prediction, Refusal, Scale, Store, Task
 
 BATCH = 32
 AHEAD = 3  # batches that are held: one that is answered, those that are being decoded
@@ -42,6 +43,7 @@ class Classifier:
         temperature: logits are divided by it before the softmax (Guo et al. 2017).
         thresholds: class → least probability to be named; {} for none.
         facts: what the model card tells: recipe, scores, data fingerprint, licence of the first weights.
+        scale: of a regression: the network gives quantities at mean 0 and deviation 1 of training.
     """
 
     network: nn.Module = field(repr=False)
@@ -52,6 +54,7 @@ class Classifier:
     temperature: float = 1.0
     thresholds: Mapping[str, float] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    scale: Scale = ()
 
     def __post_init__(self) -> None:
         self.network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
@@ -66,6 +69,22 @@ def logits(clf: Classifier, images: Tensor) -> np.ndarray:
 def probabilities(clf: Classifier, found: np.ndarray) -> np.ndarray:
     """Logits `(B, K)` → float64 `(B, K)` whose rows sum to 1: softmax at the stored temperature."""
     return metrics.softmax(found / clf.temperature)
+
+
+def answers(clf: Classifier, found: np.ndarray) -> np.ndarray:
+    """Logits `(B, K)` → float64 `(B, K)`: probabilities, of multi-label each by itself; or quantities, in their units."""
+    if clf.task == "single-label":
+        return probabilities(clf, found)
+    if clf.task == "regression":
+        means, deviations = np.array(clf.scale).T
+        return np.asarray(found * deviations + means)
+    return np.exp(-np.logaddexp(0, -found.astype(np.float64) / clf.temperature))
+
+
+def blank(clf: Classifier) -> Prediction:
+    """A Prediction of nothing yet: what is the same in all that a classifier makes."""
+    named = tuple(clf.thresholds.get(name, 0.5) for name in clf.classes) if clf.task == "multi-label" else None
+    return Prediction("", clf.classes, thresholds=named)
 
 
 def predict_store(
@@ -95,12 +114,11 @@ def predict_store(
 
 def _answered(clf: Classifier, chunk: Sequence[tuple[str, Tensor | Refusal]], run: Engine) -> Iterator[Prediction]:
     images = [item.numpy() for _, item in chunk if isinstance(item, Tensor)]
-    rows = iter(probabilities(clf, run(np.stack(images))).tolist() if images else ())
+    rows = iter(answers(clf, run(np.stack(images))).tolist() if images else ())
+    form, holds = blank(clf), "values" if clf.task == "regression" else "probabilities"
     for key, item in chunk:
-        if isinstance(item, Refusal):
-            yield Prediction(key, clf.classes, error=item)
-        else:
-            yield Prediction(key, clf.classes, tuple(next(rows)))
+        told = {"error": item} if isinstance(item, Refusal) else {holds: tuple(next(rows))}
+        yield dataclasses.replace(form, key=key, **told)
 
 
 def settle(
@@ -127,7 +145,7 @@ def settle(
         lambda plan: _engine(clf, plan),
         np.stack(sample),
         pictures=len(keys),
-        agreement=None if fast else lambda expected, found: _agreement(clf, expected, found),
+        agreement=None if fast and clf.task == "single-label" else lambda expected, found: _agreement(clf, expected, found),
         memory=memory,
         work=f"answers {digest(clf)[:16]}, engines {', '.join(engines.installed())}",
     )
@@ -140,7 +158,13 @@ def _engine(clf: Classifier, plan: Plan) -> Engine:
 
 
 def _agreement(clf: Classifier, expected: np.ndarray, found: np.ndarray) -> float:
-    """The share of pictures, of logits `(M, K)`, with the same label and no probability more than CLOSE off."""
+    """The share of pictures, of logits `(M, K)`, with the same label and no probability more than CLOSE off.
+
+    Of the other tasks, with no answer more than CLOSE off, for quantities CLOSE of their deviation.
+    """
+    if clf.task != "single-label":
+        some = [found, expected] if clf.task == "regression" else [answers(clf, each) for each in (found, expected)]
+        return float((np.abs(some[0] - some[1]).max(1) <= CLOSE).mean())
     apart = np.abs(probabilities(clf, found) - probabilities(clf, expected)).max(1)
     return float(((apart <= CLOSE) & (found.argmax(1) == expected.argmax(1))).mean())
 
@@ -148,6 +172,7 @@ def _agreement(clf: Classifier, expected: np.ndarray, found: np.ndarray) -> floa
 def digest(clf: Classifier) -> str:
     """64 hexadecimal letters of what decides an answer: weights, layers, preprocessing, class names, temperature."""
     facts = (str(clf.network), clf.preprocessing, clf.classes, clf.task, clf.temperature, dict(clf.thresholds))
+    facts += (clf.scale,) if clf.scale else ()
     found = hashlib.sha256(repr(facts).encode("utf-8", "surrogateescape"))
     for name, tensor in clf.network.state_dict().items():
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

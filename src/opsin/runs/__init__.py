@@ -171,8 +171,8 @@ def train(
 def _begun(
     data: Dataset, recipe: str | Recipe, out: str | Path, network: nn.Module | None, how: Execution, leaks: bool
 ) -> Path:
-    chosen = recipe if isinstance(recipe, Recipe) else recipes.read(recipe)
-    check(chosen, how, network)
+    chosen = recipe if isinstance(recipe, Recipe) else recipes.read(recipe, task=data.task)
+    check(chosen, how, network, task=data.task)
     return create(data, chosen, out=out, leaks=leaks)
 
 

@@ -23,6 +23,7 @@ def create(
     *,
     source: str = "",
     group: str = "",
+    target: str = "",
     out: str | Path = "",
     split: str | Path = "",
     leaks: bool = False,
@@ -30,7 +31,7 @@ def create(
     """A new run's folder, whole or not there: the data's split, the recipe and where the data came from.
 
     Args:
-        source, group: what `sources.read` was given, for resuming.
+        source, group, target: what `sources.read` was given, for resuming.
         out: the folder; `runs/<name of the data>-<number>` by default.
         split: the split.csv of another run, to use that run's split.
         leaks: go on although test pictures are copies of pictures in train or val.
@@ -52,7 +53,7 @@ def create(
         (beside / "checkpoint").mkdir(parents=True)
         try:
             (beside / "recipe.toml").write_text(recipe.to_toml(), encoding="utf-8")
-            _write_data(beside, divided, source, group)
+            _write_data(beside, divided, source, group, target)
             splits.write(divided, beside / "split.csv")
             beside.replace(folder)
         finally:
@@ -77,10 +78,12 @@ def _free(parent: Path, name: str) -> Path:
     return parent / f"{name}-{number}"
 
 
-def _write_data(folder: Path, data: Dataset, source: str, group: str) -> None:
+def _write_data(folder: Path, data: Dataset, source: str, group: str, target: str) -> None:
     content = {
         "source": source,
         "group": group,
+        "target": target,
+        "task": data.task,
         "name": data.name,
         "fingerprint": data.fingerprint,
         "split": splits.fingerprint(data),
@@ -124,7 +127,9 @@ def reopen(folder: Path, data: Dataset | None = None) -> tuple[Dataset, Recipe]:
     if data is None:
         if not known["source"]:
             raise errors.CallError(f"{folder} was made from Python", do="Resume it there: opsin.train(data, resume=…)")
-        data = sources.read(known["source"], group=known["group"])
+        task = known.get("task", "single-label")
+        named = {"target": known.get("target", ""), "task": "" if task == "single-label" else task}
+        data = sources.read(known["source"], group=known["group"], **named)
     if data.fingerprint != known["fingerprint"]:
         raise errors.DataError(
             f"{known['source'] or data.name} has changed since {folder} began",
@@ -147,7 +152,7 @@ def keep(folder: Path, recipe: Recipe, data: Dataset) -> None:
     """Write down what was decided on the way: the resolved recipe, and what was refused."""
     _write_text(folder / "recipe.toml", recipe.to_toml())
     known = _read_data(folder)
-    _write_data(folder, data, known["source"], known["group"])
+    _write_data(folder, data, known["source"], known["group"], known.get("target", ""))
 
 
 def plan(folder: Path, work: str) -> Plan | None:

@@ -37,11 +37,16 @@ def evaluating(
     chosen, caches = yield from told(cache.build(chosen, [clf.preprocessing]), "decoding", len(chosen))
     expected = evaluation.targets(clf, chosen)
     found = yield from told(evaluation.logits(clf, caches[0]), "scoring", len(chosen))
-    largest = clf.facts.get("largest class") or max(chosen.counts().items(), key=lambda pair: pair[1])[0]
+    largest = clf.facts.get("largest class") or largest_class(chosen)
     groups = evaluation.groups(chosen)
     scores = evaluation.score(clf, found, expected, largest, groups=groups)
     keys = tuple(record.key for record in chosen.records)
     return Answers(name, found, expected, keys, tuple(groups) if groups else None, clf.classes), scores, chosen
+
+
+def largest_class(data: Dataset) -> str:
+    """The class of most records; "" for the other tasks."""
+    return max(data.counts().items(), key=lambda pair: pair[1])[0] if data.task == "single-label" else ""
 
 
 def told(work: Work[T], what: str, of: int) -> Generator[Event, None, T]:

@@ -21,6 +21,13 @@ if TYPE_CHECKING:
 @click.option(
     "--group", default="", metavar="PATTERN", help="Regular expression: what in a file's path no two splits share."
 )
+@click.option("--target", default="", metavar="COLUMNS", help="Of a table: the column, or a,b,c, of what to learn.")
+@click.option(
+    "--task",
+    default="",
+    metavar="TASK",
+    help="single-label, multi-label, regression, where a table's columns do not tell.",
+)
 @click.option("--split", type=click.Path(path_type=Path), help="Use the split.csv of another run.")
 @click.option("--leaks", is_flag=True, help="Go on although test pictures are copies of training pictures.")
 @click.option("--out", default="", help="The run's folder; runs/<name>-<number> by default.")
@@ -50,6 +57,8 @@ def command(
     recipe: str,
     choices: tuple[str, ...],
     group: str,
+    target: str,
+    task: str,
     split: Path | None,
     leaks: bool,
     out: str,
@@ -83,8 +92,11 @@ def command(
         if not data:
             raise CallError("what to train on", expected="DATA, or --resume RUN", received="neither")
         chosen = recipes.read(recipe or "finetune").set_texts(choices)
-        runs.check(chosen, how)
-        found = sources.read(data, group=group)
+        runs.check(chosen, how)  # as far as no task is known
+        found = sources.read(data, group=group, target=target, task=task)
+        if found.task != "single-label":
+            chosen = recipes.read(recipe or "finetune", task=found.task).set_texts(choices)
+            runs.check(chosen, how, task=found.task)
         if sheet:
             _show(sheet, runs.augmented(found, chosen, split=split or ""), as_json)
         if chart:
@@ -96,6 +108,7 @@ def command(
             chosen,
             source=str(Path(data).resolve() if Path(data).exists() else data),
             group=group,
+            target=target,
             out=out,
             split=split or "",
             leaks=leaks,
