@@ -73,12 +73,16 @@ def probabilities(clf: Classifier, found: np.ndarray) -> np.ndarray:
 
 def answers(clf: Classifier, found: np.ndarray) -> np.ndarray:
     """Logits `(B, K)` → float64 `(B, K)`: probabilities, of multi-label each by itself; or quantities, in their units."""
-    if clf.task == "single-label":
-        return probabilities(clf, found)
-    if clf.task == "regression":
-        means, deviations = np.array(clf.scale).T
+    return answers_of(found, clf.task, clf.temperature, clf.scale)
+
+
+def answers_of(found: np.ndarray, task: Task, temperature: float, scale: Scale) -> np.ndarray:
+    """`answers`, for who has no Classifier but what describes it."""
+    if task == "regression":
+        means, deviations = np.array(scale).T
         return np.asarray(found * deviations + means)
-    return np.exp(-np.logaddexp(0, -found.astype(np.float64) / clf.temperature))
+    logits = found / temperature
+    return metrics.softmax(logits) if task == "single-label" else np.exp(-np.logaddexp(0, -logits.astype(np.float64)))
 
 
 def blank(clf: Classifier) -> Prediction:

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from .. import artefact, calibration, errors, evaluation, metrics
+from .. import artefact, calibration, classifier, errors, evaluation, metrics
 from ..classifier import Classifier
-from ..vocabulary import SPLITS, Dataset, Finding, Score, Scores, finished
+from ..vocabulary import SPLITS, Dataset, Finding, Scale, Score, Scores, Task, finished
+from . import tasks
 
 CONFUSIONS, EXAMPLES = 8, 4  # how many are shown, with how many pictures each
 MISTAKES = 12
@@ -28,7 +29,7 @@ class Answers:
 
     Attributes:
         part: `test`, `val`, `all`.
-        logits, targets: float `(N, K)`, int `(N,)`, before any temperature.
+        logits, targets: float `(N, K)`, int `(N,)`, before any temperature; of the other tasks both `(N, K)`.
         keys, groups: of the records; groups None where there are none.
     """
 
@@ -88,6 +89,8 @@ def of_run(
         thresholds=description["thresholds"],
         facts=description["facts"],
         data=part,
+        task=description["task"],
+        scale=description.get("scale", ()),
     )
     return found | {
         "data": _data(known, findings),
@@ -101,7 +104,15 @@ def of_run(
 
 def of_classifier(clf: Classifier, tested: Answers, data: Dataset | None = None) -> dict[str, Any]:
     """The contents of the report of a test of any classifier, as `opsin evaluate` makes one."""
-    found = of_test(tested, temperature=clf.temperature, thresholds=clf.thresholds, facts=clf.facts, data=data)
+    found = of_test(
+        tested,
+        temperature=clf.temperature,
+        thresholds=clf.thresholds,
+        facts=clf.facts,
+        data=data,
+        task=clf.task,
+        scale=clf.scale,
+    )
     if data is None:
         return found
     counts = {tested.part: data.counts()}
@@ -116,8 +127,12 @@ def of_test(
     thresholds: Mapping[str, float],
     facts: Mapping[str, Any],
     data: Dataset | None = None,
+    task: Task = "single-label",
+    scale: Scale = (),
 ) -> dict[str, Any]:
     """The part of the contents that a test alone tells."""
+    if task != "single-label":
+        return _of_other_test(tested, temperature, thresholds, facts, task, scale)
     logits = tested.logits / temperature
     counts = np.bincount(tested.targets, minlength=len(tested.classes))
     largest = facts.get("largest class") or tested.classes[int(counts.argmax())]
@@ -125,18 +140,49 @@ def of_test(
         logits, tested.targets, tested.classes, largest=tested.classes.index(largest), groups=tested.groups
     )
     slices = _slices(tested, data)
-    return {
-        "name": facts.get("name", "a classifier"),
-        "asked": _asked(facts, tested.classes),
-        "part": tested.part,
-        "groups": len({g or i for i, g in enumerate(tested.groups)}) if tested.groups else None,
-        "scores": metrics.to_dict(scores),
+    return _frame(tested, facts, scores, "single-label") | {
         "summary": summary(scores, grouped=tested.groups is not None),
         "confusions": _confusions(tested),
         "mistakes": _mistakes(tested, metrics.softmax(logits)),
         "slices": slices,
         "worse slices": sum(one["accuracy"]["high"] < one["others"]["low"] for one in slices),
         "calibration": _calibration(tested, temperature, thresholds),
+    }
+
+
+def _of_other_test(
+    tested: Answers,
+    temperature: float,
+    thresholds: Mapping[str, float],
+    facts: Mapping[str, Any],
+    task: Task,
+    scale: Scale,
+) -> dict[str, Any]:
+    """The same of several labels or of quantities: no confusion, no slices, and no calibration yet."""
+    answers = classifier.answers_of(tested.logits, task, temperature, scale)
+    least = [thresholds.get(name, 0.5) for name in tested.classes]
+    scores = tasks.scores(tested, answers, task, least, scale)
+    return _frame(tested, facts, scores, task) | {
+        "summary": tasks.summary(scores, grouped=tested.groups is not None),
+        "confusions": [],
+        "mistakes": tasks.mistakes(tested, answers, task, least),
+        "slices": [],
+        "worse slices": 0,
+        "calibration": None,
+        "thresholds": dict(thresholds),
+        "charts": tasks.charts(tested, answers) if task == "regression" else [],
+    }
+
+
+def _frame(tested: Answers, facts: Mapping[str, Any], scores: Scores, task: Task) -> dict[str, Any]:
+    """What every test tells, whatever its task."""
+    return {
+        "name": facts.get("name", "a classifier"),
+        "task": task,
+        "asked": _asked(facts, tested.classes),
+        "part": tested.part,
+        "groups": len({g or i for i, g in enumerate(tested.groups)}) if tested.groups else None,
+        "scores": metrics.to_dict(scores),
         "fingerprint": facts.get("fingerprint"),
         "licence": facts.get("licence"),
         "data": None,
