@@ -87,8 +87,15 @@ def answers_of(found: np.ndarray, task: Task, temperature: float, scale: Scale) 
 
 def blank(clf: Classifier) -> Prediction:
     """A Prediction of nothing yet: what is the same in all that a classifier makes."""
-    named = tuple(clf.thresholds.get(name, 0.5) for name in clf.classes) if clf.task == "multi-label" else None
-    return Prediction("", clf.classes, thresholds=named)
+    least = tuple(clf.thresholds.get(name, 0.5) for name in clf.classes) if clf.task == "multi-label" else ()
+    return Prediction("", clf.classes, thresholds=least, task=clf.task)
+
+
+def filled(form: Prediction, key: str, found: tuple[float, ...]) -> Prediction:
+    """The Prediction of one picture, whose answers, `(K,)`, are probabilities or values."""
+    if form.task == "regression":
+        return dataclasses.replace(form, key=key, values=found)
+    return dataclasses.replace(form, key=key, probabilities=found)
 
 
 def predict_store(
@@ -119,10 +126,12 @@ def predict_store(
 def _answered(clf: Classifier, chunk: Sequence[tuple[str, Tensor | Refusal]], run: Engine) -> Iterator[Prediction]:
     images = [item.numpy() for _, item in chunk if isinstance(item, Tensor)]
     rows = iter(answers(clf, run(np.stack(images))).tolist() if images else ())
-    form, holds = blank(clf), "values" if clf.task == "regression" else "probabilities"
+    form = blank(clf)
     for key, item in chunk:
-        told = {"error": item} if isinstance(item, Refusal) else {holds: tuple(next(rows))}
-        yield dataclasses.replace(form, key=key, **told)
+        if isinstance(item, Refusal):
+            yield dataclasses.replace(form, key=key, error=item)
+        else:
+            yield filled(form, key, tuple(next(rows)))
 
 
 def settle(
@@ -192,7 +201,7 @@ def predict_all(clf: Classifier, source: str | Path) -> Iterator[Prediction]:
     """
     store, keys, refused = sources.pictures(source)
     yield from predict_store(clf, store, keys)
-    yield from (Prediction(refusal.key, clf.classes, error=refusal) for refusal in refused)
+    yield from (dataclasses.replace(blank(clf), key=refusal.key, error=refusal) for refusal in refused)
 
 
 def predict(clf: Classifier, source: str | Path | bytes | np.ndarray) -> Prediction | list[Prediction]:

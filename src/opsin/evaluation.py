@@ -69,7 +69,7 @@ def score(
         groups: the group of every record, `(N,)`, as `groups` gives them: intervals are then those of whole groups.
     """
     if clf.task == "multi-label":
-        least = classifier.blank(clf).thresholds or ()
+        least = classifier.blank(clf).thresholds
         return metrics.score_labels(classifier.answers(clf, found), expected, clf.classes, least, groups=groups)
     if clf.task == "regression":
         means = [mean for mean, _ in clf.scale]

@@ -152,7 +152,8 @@ class Prediction:
     probabilities: tuple[float, ...] | None = None  # (K,), sum 1 unless multi-label; None where there is an error
     error: Refusal | None = None
     values: tuple[float, ...] | None = None  # (K,), one a quantity, in its own unit
-    thresholds: tuple[float, ...] | None = field(default=None, repr=False)  # (K,), of multi-label
+    thresholds: tuple[float, ...] = field(default=(), repr=False)  # (K,), of multi-label
+    task: Task = "single-label"
 
     def top(self, k: int = 5) -> list[tuple[str, float]]:
         """The k most probable classes with their probabilities, best first."""
@@ -162,12 +163,12 @@ class Prediction:
     @property
     def label(self) -> str | None:
         """The most probable class; None where there is an error, and for the other tasks."""
-        return self.top(1)[0][0] if self.probabilities and self.thresholds is None else None
+        return self.top(1)[0][0] if self.probabilities and self.task == "single-label" else None
 
     @property
     def labels(self) -> list[tuple[str, float]]:
         """Of a multi-label answer, the labels that reach their threshold with their probabilities, best first."""
-        reached = zip(self.classes, self.probabilities or (), self.thresholds or ())
+        reached = zip(self.classes, self.probabilities or (), self.thresholds)
         return sorted(((name, p) for name, p, least in reached if p >= least), key=lambda pair: -pair[1])
 
     def __str__(self) -> str:
@@ -175,7 +176,7 @@ class Prediction:
             return f"Prediction({self.key}: error {self.error.code}: {self.error.reason})"
         if self.values is not None:
             return "Prediction(" + ", ".join(f"{name} {v:.4g}" for name, v in zip(self.classes, self.values)) + ")"
-        if self.thresholds is not None:
+        if self.task == "multi-label":
             return f"Prediction({', '.join(f'{name} {p:.2f}' for name, p in self.labels) or 'no label'})"
         return "Prediction(" + ", ".join(f"{name} {p:.2f}" for name, p in self.top(3)) + ")"
 

@@ -18,11 +18,12 @@ import click
     help="Which part of DATA; test by default, all where it has no split.",
 )
 @click.option("--group", default="", metavar="PATTERN", help="As it was given to opsin train for this model.")
+@click.option("--target", default="", metavar="COLUMNS", help="Of a table, as it was given to opsin train.")
 @click.option("--report", type=click.Path(path_type=Path, file_okay=False), help="Write report.html and .json there.")
 @click.option("--pictures/--no-pictures", default=True, help="Whether the report may show pictures of mistakes.")
 @click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON, and nothing else.")
 def command(
-    model: str, data: str, part: str | None, group: str, report: Path | None, pictures: bool, as_json: bool
+    model: str, data: str, part: str | None, group: str, target: str, report: Path | None, pictures: bool, as_json: bool
 ) -> None:
     """Test MODEL (a model's folder, a run's name, last) on DATA, with intervals.
 
@@ -33,7 +34,9 @@ def command(
 
     quiet = render.console(stderr=as_json)
     clf = runs.load(model)
-    found = render.watched(quiet, runs.evaluating(clf, sources.read(data, group=group), part))  # type: ignore[arg-type]
+    task = "" if clf.task == "single-label" else clf.task
+    read = sources.read(data, group=group, target=target or clf.facts.get("target", ""), task=task)
+    found = render.watched(quiet, runs.evaluating(clf, read, part))  # type: ignore[arg-type]
     answers, scores, tested = found
     if report:
         page = reports.write(reports.of_classifier(clf, answers, tested), report, store=tested.store, pictures=pictures)

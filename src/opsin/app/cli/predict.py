@@ -31,6 +31,8 @@ EVERY = 30.0  # seconds between two lines on how far it is, where there is no te
 def command(model: str, paths: tuple[Path, ...], top: int, out: Path | None, fast: bool, as_json: bool) -> None:
     """Name what is on pictures. MODEL is a model's folder, a run's name, last, or imagenet.
 
+    Of several labels a line has those that reach their threshold; of a regression the values.
+
     PATHS are files, folders, zips, tars, tables with a column of paths (CSV, TSV, Parquet), and - for paths on standard
     input, one a line. Every file gets a line: its classes with probabilities, or its error. With --out they are written
     there, and shown only as far as --json asks.
@@ -46,7 +48,7 @@ def command(model: str, paths: tuple[Path, ...], top: int, out: Path | None, fas
     found = sources.gather(_expanded(paths), whole=len(paths) > 1 or Path("-") in paths)
     told = render.console(stderr=True)
     of = _work(classifier.digest(clf), paths, fast)
-    with _kept(out), reports.predictions(out, clf.classes, of=of) as table:
+    with _kept(out), reports.predictions(out, clf.classes, of=of, form=classifier.blank(clf)) as table:
         left = [name for name in found.places if name not in table.done]
         if table.done:
             told.print(f"{len(table.done):,} pictures are there from before, {len(left):,} are left")
@@ -122,6 +124,13 @@ def _show(prediction: Any, top: int, as_json: bool) -> None:
         click.echo(reports.to_json(prediction))
     elif prediction.error:
         click.echo(f"{prediction.key}   error {prediction.error.code}: {prediction.error.reason}")
+    elif prediction.task == "regression":
+        values = "   ".join(f"{name} {value:.4g}" for name, value in zip(prediction.classes, prediction.values))
+        click.echo(f"{prediction.key}   {values}")
+    elif prediction.task == "multi-label":
+        named = "   ".join(f"{name} {probability:.3f}" for name, probability in prediction.labels)
+        name, best = prediction.top(1)[0]
+        click.echo(f"{prediction.key}   {named or f'no label, most likely {name} {best:.3f}'}")
     else:
         named = "   ".join(f"{name} {probability:.3f}" for name, probability in prediction.top(top))
         click.echo(f"{prediction.key}   {named}")
