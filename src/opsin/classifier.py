@@ -158,7 +158,9 @@ def settle(
         lambda plan: _engine(clf, plan),
         np.stack(sample),
         pictures=len(keys),
-        agreement=None if fast and clf.task == "single-label" else lambda expected, found: _agreement(clf, expected, found),
+        agreement=None
+        if fast and clf.task == "single-label"
+        else lambda expected, found: _agreement(clf, expected, found),
         memory=memory,
         work=f"answers {digest(clf)[:16]}, engines {', '.join(engines.installed())}",
     )

@@ -19,7 +19,7 @@ from .classifier import Classifier
 from .metrics import intervals, rates
 from .metrics.given import Floats, Groups, Ints, units
 from .runs import scoring
-from .vocabulary import Dataset, Event
+from .vocabulary import Dataset, Event, refuse_other_tasks
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +262,8 @@ def comparing(
         DataError: when the classes differ, when no picture is left, and as `evaluate` says.
         CallError: when `part` has no records.
     """
+    for clf in (first, second):
+        refuse_other_tasks(clf.task, "compare")
     classifier.checked_classes(first.classes, second.classes)
     classifier.checked_classes(second.classes, first.classes)
     chosen = _common(scoring.part_of(first, data, part)[1], scoring.part_of(second, data, part)[1])

@@ -83,7 +83,12 @@ def ridge(vectors: np.ndarray, targets: np.ndarray, penalty: float) -> tuple[np.
 
 
 def choose_penalty(
-    vectors: np.ndarray, targets: np.ndarray, *, groups: Sequence[str | None] | None = None, folds: int = 5, seed: int = 0
+    vectors: np.ndarray,
+    targets: np.ndarray,
+    *,
+    groups: Sequence[str | None] | None = None,
+    folds: int = 5,
+    seed: int = 0,
 ) -> tuple[float, dict[float, float]]:
     """The penalty of PENALTIES whose `ridge` has the least mean squared error on rows that it was fitted without.
 
@@ -96,7 +101,10 @@ def choose_penalty(
     rows = np.sort(np.random.default_rng(seed).permutation(len(targets))[: features.MOST_ROWS])
     y = targets[rows].astype(np.float64)
     fold = features.deal(
-        np.zeros(len(rows), np.int64), [groups[row] for row in rows] if groups is not None else None, folds=folds, seed=seed
+        np.zeros(len(rows), np.int64),
+        [groups[row] for row in rows] if groups is not None else None,
+        folds=folds,
+        seed=seed,
     )
     found = {}
     with features.one_thread():

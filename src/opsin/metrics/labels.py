@@ -112,7 +112,9 @@ def _checked(probabilities: npt.ArrayLike, targets: npt.ArrayLike, labels: Seque
     rows, true = matrix("probabilities", probabilities).astype(np.float64), np.asarray(targets, np.float64)
     if true.shape != rows.shape or len(labels) != rows.shape[1]:
         received = f"{rows.shape}, {true.shape} and {len(labels)} names"
-        raise wrong("probabilities and targets do not fit", "(N, K) each, K names", received, "Give one of each a label")
+        raise wrong(
+            "probabilities and targets do not fit", "(N, K) each, K names", received, "Give one of each a label"
+        )
     if not (np.isnan(true) | (true == 0) | (true == 1)).all():
         raise wrong("targets are no labels", "0, 1, or NaN where unknown", "others", "Look at the table's columns")
     return rows, true
@@ -120,9 +122,7 @@ def _checked(probabilities: npt.ArrayLike, targets: npt.ArrayLike, labels: Seque
 
 def _rates(said: Bools, positive: Bools, known: Bools, groups: Groups | None) -> dict[str, Score]:
     """Precision, recall and F1 of one label among its known records."""
-    each = per_class(
-        positive[known].astype(np.int64), said[known].astype(np.int64), 2, groups=_chosen(groups, known)
-    )
+    each = per_class(positive[known].astype(np.int64), said[known].astype(np.int64), 2, groups=_chosen(groups, known))
     return dict(zip(("precision", "recall", "F1"), (scores[1] for scores in each)))
 
 

@@ -178,9 +178,7 @@ def ranked_columns(
     if not each:
         return {}, {}
     worth = effective(np.array(worths))
-    return {
-        name: by_error(values[name], intervals.error(added[name], of), worth=worth, n=n) for name in RANKINGS
-    }, each
+    return {name: by_error(values[name], intervals.error(added[name], of), worth=worth, n=n) for name in RANKINGS}, each
 
 
 # ---- what a threshold buys

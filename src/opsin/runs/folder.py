@@ -141,6 +141,11 @@ def reopen(folder: Path, data: Dataset | None = None) -> tuple[Dataset, Recipe]:
     return divided, recipes.read(folder / "recipe.toml")
 
 
+def target(folder: Path) -> str:
+    """The columns of a table that the run's user named; "" for none."""
+    return str(_read_data(folder).get("target", ""))
+
+
 def _read_data(folder: Path) -> dict[str, Any]:
     try:
         return json.loads((folder / "data.json").read_text(encoding="utf-8", errors="surrogateescape"))  # type: ignore[no-any-return]

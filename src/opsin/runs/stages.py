@@ -158,9 +158,8 @@ def stream(
     yield from _trained(state, job, folder)
     state.network.load_state_dict(state.best or state.weights())
     facts = _facts(recipe, data, divided, origin)
-    clf = Classifier(
-        state.network.cpu().float(), spec, road, data.classes, data.task, facts=facts, scale=job.scale
-    )
+    facts |= {"target": folders.target(folder)} if data.task != "single-label" else {}
+    clf = Classifier(state.network.cpu().float(), spec, road, data.classes, data.task, facts=facts, scale=job.scale)
     yield from _scored(folder, clf, pixels, recipe)
 
 
@@ -293,9 +292,7 @@ def _first_weights(
         groups = evaluation.groups(train.data)
         targets, seed = train.targets(), job.recipe.seed
         if job.task == "single-label":
-            (weight, bias), told_ = features.best_head(
-                vectors, targets.numpy(), job.classes, groups=groups, seed=seed
-            )
+            (weight, bias), told_ = features.best_head(vectors, targets.numpy(), job.classes, groups=groups, seed=seed)
         else:
             aims = losses.standardised(targets, job.scale).numpy()
             (weight, bias), told_ = heads.best_heads(vectors, aims, job.task, groups=groups, seed=seed)

@@ -68,9 +68,7 @@ def read(path: Path, columns: Columns) -> Dataset:
     refused.sort(key=lambda refusal: (refusal.key, refusal.code))
     if chosen.many:
         said = {key: (row.cls, row.split) for key, row in rows.items()}
-        found = layout.Arranged(
-            targets.records(entries, said, chosen.many, path), chosen.many.classes, tuple(refused)
-        )
+        found = layout.Arranged(targets.records(entries, said, chosen.many, path), chosen.many.classes, tuple(refused))
     else:
         placed = [layout.Placed(entry, rows[entry.key].cls, rows[entry.key].split) for entry in entries]
         found = layout.settle(placed, refused)

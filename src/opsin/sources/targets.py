@@ -92,9 +92,7 @@ def records(entries: Sequence[Entry], rows: Mapping[str, tuple[str, layout.Split
     if not entries:
         raise DataError(f"{path} names no picture that is there", expected="paths below the table's folder",
                         do="Look at the paths, and at what is refused")  # fmt: skip
-    found = (
-        Record(e.key, None, rows[e.key][1], None, e.size, e.crc, of.values(rows[e.key][0])) for e in entries
-    )
+    found = (Record(e.key, None, rows[e.key][1], None, e.size, e.crc, of.values(rows[e.key][0])) for e in entries)
     return tuple(sorted(found, key=lambda record: record.key))
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import cv2
 import numpy as np
+from torch import Tensor
 
 from ..batches import Batch
 
@@ -25,9 +27,19 @@ def contact_sheet(batch: Batch, classes: Sequence[str], *, most: int = 24, colum
 
 
 def _labels(batch: Batch, place: int, classes: Sequence[str]) -> list[str]:
-    own, other = classes[int(batch.targets[place])], classes[int(batch.others[place])]
+    own, other = _called(batch.targets[place], classes), _called(batch.others[place], classes)
     share = float(batch.shares[place])
     return [own] if share == 1 else [f"{share:.2f} {own}", f"{1 - share:.2f} {other}"]
+
+
+def _called(target: Tensor, classes: Sequence[str]) -> str:
+    """A class by its index; of several targets the labels that are there, or the quantities."""
+    if not target.is_floating_point():
+        return classes[int(target)]
+    values = dict(zip(classes, target.tolist()))
+    if all(value in (0, 1) or math.isnan(value) for value in values.values()):
+        return ", ".join(name for name, value in values.items() if value == 1) or "no label"
+    return ", ".join(f"{name} {value:.4g}" for name, value in values.items())
 
 
 def _tile(picture: np.ndarray, labels: Sequence[str]) -> np.ndarray:
