@@ -72,7 +72,7 @@ def probabilities(clf: Classifier, found: np.ndarray) -> np.ndarray:
 
 
 def answers(clf: Classifier, found: np.ndarray) -> np.ndarray:
-    """Logits `(B, K)` → float64 `(B, K)`: probabilities, of multi-label each by itself; or quantities, in their units."""
+    """Logits `(B, K)` → float64 `(B, K)`: probabilities, of multi-label each by itself; or quantities in their units."""
     return answers_of(found, clf.task, clf.temperature, clf.scale)
 
 
@@ -187,8 +187,7 @@ def _agreement(clf: Classifier, expected: np.ndarray, found: np.ndarray) -> floa
 def digest(clf: Classifier) -> str:
     """64 hexadecimal letters of what decides an answer: weights, layers, preprocessing, class names, temperature."""
     facts = (str(clf.network), clf.preprocessing, clf.classes, clf.task, clf.temperature, dict(clf.thresholds))
-    facts += (clf.scale,) if clf.scale else ()
-    found = hashlib.sha256(repr(facts).encode("utf-8", "surrogateescape"))
+    found = hashlib.sha256(repr((*facts, *clf.scale)).encode("utf-8", "surrogateescape"))
     for name, tensor in clf.network.state_dict().items():
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         found.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())

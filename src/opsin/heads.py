@@ -39,7 +39,7 @@ def best_heads(
     fitted = []
     for column in targets.T:
         known = np.flatnonzero(~np.isnan(column))
-        own = [groups[row] for row in known] if groups is not None else None
+        own = [groups[row] for row in known.tolist()] if groups is not None else None
         fitted.append(one(vectors[known], column[known], own, seed))
     weight, bias, strengths = map(np.stack, zip(*fitted))
     kind = "a logistic regression a label" if task == "multi-label" else "ridge regression"

@@ -154,8 +154,9 @@ def standardised(targets: Tensor, scale: Scale) -> Tensor:
     """`(B, K)` with mean 0 and deviation 1 in training; as they are where there is no scale."""
     if not scale:
         return targets
-    means, deviations = torch.tensor(scale, device=targets.device).T
-    return (targets - means) / deviations
+    mean, deviation = torch.tensor(scale, device=targets.device).T
+    aims: Tensor = (targets - mean) / deviation
+    return aims
 
 
 def mixed_values(targets: Tensor, others: Tensor, shares: Tensor) -> Tensor:

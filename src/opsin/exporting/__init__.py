@@ -102,7 +102,8 @@ def export(
         what was measured, which is within `limits`.
 
     Raises:
-        CallError: another task than single-label, unknown form, another ending, a place that is taken, preprocessing that has no form in a graph.
+        CallError: another task than single-label, unknown form, another ending, a place that is taken, preprocessing
+            that has no form in a graph.
         DataError: when no picture can be read.
         ModelError: when the file answers otherwise: nothing is written, and it says where the difference begins.
         MissingExtra, MachineError: when the form cannot be written or run here.

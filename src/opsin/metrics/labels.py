@@ -52,7 +52,7 @@ def score_labels(
     if not tested:
         raise wrong("no label was tested", "a positive record of one", "none", "Test on records that have labels")
     macro, each = _ranked(rows, true, of)
-    some = known.any(1)
+    some = np.flatnonzero(known.any(1))
     exact = share(((said == positive) | ~known).all(1)[some], groups=_chosen(groups, some))
     overall = {"mAP": macro["average precision"], "macro AUROC": macro["AUROC"]} if macro else {}
     return Scores(
@@ -104,8 +104,8 @@ def _ranked(rows: Floats, true: Floats, of: Ints | None) -> tuple[dict[str, Scor
     return ranked_columns(columns, len(chosen), len(rows), of)
 
 
-def _chosen(groups: Groups | None, rows: Bools) -> Groups | None:
-    return None if groups is None else [group for group, chosen in zip(groups, rows) if chosen]
+def _chosen(groups: Groups | None, rows: Ints) -> Groups | None:
+    return None if groups is None else [groups[row] for row in rows.tolist()]
 
 
 def _checked(probabilities: npt.ArrayLike, targets: npt.ArrayLike, labels: Sequence[str]) -> tuple[Floats, Floats]:
@@ -122,7 +122,8 @@ def _checked(probabilities: npt.ArrayLike, targets: npt.ArrayLike, labels: Seque
 
 def _rates(said: Bools, positive: Bools, known: Bools, groups: Groups | None) -> dict[str, Score]:
     """Precision, recall and F1 of one label among its known records."""
-    each = per_class(positive[known].astype(np.int64), said[known].astype(np.int64), 2, groups=_chosen(groups, known))
+    rows = np.flatnonzero(known)
+    each = per_class(positive[rows].astype(np.int64), said[rows].astype(np.int64), 2, groups=_chosen(groups, rows))
     return dict(zip(("precision", "recall", "F1"), (scores[1] for scores in each)))
 
 
@@ -134,9 +135,8 @@ def _averages(said: Bools, positive: Bools, known: Bools, of: Ints | None) -> di
         np.add.at(grouped, of, counts)
         counts = grouped
     total, flat = counts.sum(0), counts.reshape(len(counts), -1)
-    drawn = np.concatenate(
-        [_f1s((weights @ flat).reshape(-1, *total.shape)) for weights in intervals.resampled(len(flat), DRAWS, flat.shape[1])]
-    )  # fmt: skip
+    resamples = intervals.resampled(len(flat), DRAWS, flat.shape[1])
+    drawn = np.concatenate([_f1s((weights @ flat).reshape(-1, *total.shape)) for weights in resamples])
     left = _f1s(total - counts)
     found = {}
     for at, name in enumerate(("micro F1", "macro F1", "no skill mAP")):

@@ -50,8 +50,8 @@ def score_quantities(
 ) -> Scores:
     """All that a regression's test found, in the units of the targets; R² has none.
 
-    Of one quantity overall says what there is to say. Of several, whose units differ, it has the mean of their R² and of
-    their MAE as a share of what always answering the mean has: below 1 is skill.
+    Of one quantity overall says what there is to say. Of several, whose units differ, it has the mean of their R², and
+    of their MAE as a share of what always answering the mean has: below 1 is skill.
 
     Args:
         values: what was answered, (N, K).

@@ -42,7 +42,10 @@ def _between(score: Score, digits: int = 0) -> str:
 
 def _of_labels(found: Scores) -> Iterator[str]:
     exact = found.overall["exact match"]
-    yield f"Of 100 new pictures like those tested, all labels are right on about {_between(exact)}; {found.n:,} were tested."
+    yield (
+        f"Of 100 new pictures like those tested, all labels are right on about {_between(exact)}; {found.n:,} pictures "
+        "were tested."
+    )
     if "mAP" in found.overall:
         base = found.overall["no skill mAP"]
         yield (
@@ -51,8 +54,8 @@ def _of_labels(found: Scores) -> Iterator[str]:
     worst = min(found.per_class, key=lambda name: found.per_class[name]["F1"].value)
     recall, precision = (found.per_class[worst][rate] for rate in ("recall", "precision"))
     yield (
-        f"The label known worst is “{worst}”: {round(recall.value * recall.n):,} of its {recall.n:,} pictures are found, "
-        f"and of 100 that are said to have it {100 * precision.value:.0f} have it."
+        f"The label known worst is “{worst}”: {round(recall.value * recall.n):,} of its {recall.n:,} pictures are "
+        f"found, and of 100 that are said to have it {100 * precision.value:.0f} have it."
     )
 
 
@@ -62,8 +65,8 @@ def _of_quantities(found: Scores) -> Iterator[str]:
         better = "clearly better" if error.high < base.low else "not clearly better"
         yield (
             f"“{name}” is off by {error.value:.4g} on average (with 95 % confidence between {error.low:.4g} and "
-            f"{error.high:.4g}; {error.n:,} pictures were tested), half of the time by less than {half.value:.4g}. That is "
-            f"{better} than always answering the mean, which is off by {base.value:.4g}."
+            f"{error.high:.4g}; {error.n:,} pictures were tested), half of the time by less than {half.value:.4g}. "
+            f"That is {better} than always answering the mean, which is off by {base.value:.4g}."
         )
 
 

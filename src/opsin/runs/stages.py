@@ -82,7 +82,7 @@ def check(
     if task:
         _check_task(recipe, task)
     for what, name, table in (
-        ("loss", recipe.learn.loss, {name for table in losses.OF_TASK.values() for name in table}),
+        ("loss", recipe.learn.loss, {name for known in losses.OF_TASK.values() for name in known}),
         ("optimiser", recipe.optim.optimiser, optim.OPTIMISERS),
         ("schedule", recipe.optim.schedule, optim.SCHEDULES),
     ):
@@ -254,8 +254,12 @@ def _scale(train: Dataset) -> Scale:
     for name, column in zip(train.classes, zip(*(record.targets for record in train.records))):
         known = np.array([value for value in column if value is not None])
         if len(np.unique(known)) < 2:
-            raise errors.DataError(f"{name!r} cannot be learned", expected="two different training values or more",
-                                   received=f"{len(known):,} values", do="Look at the table, and at the split")  # fmt: skip
+            raise errors.DataError(
+                f"{name!r} cannot be learned",
+                expected="two different training values or more",
+                received=f"{len(known):,} values",
+                do="Look at the table, and at the split",
+            )
         found.append((float(known.mean()), float(known.std())))
     return tuple(found)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import CallError, DataError, unknown
-from ..vocabulary import TASKS, Record, Task
+from ..vocabulary import TASKS, Record, Split, Task
 from . import layout
 from .listing import Entry
 
@@ -82,8 +82,9 @@ def named(table: Table, target: str, path: Path) -> tuple[str, ...]:
     return names
 
 
-def records(entries: Sequence[Entry], rows: Mapping[str, tuple[str, layout.Split | None]], of: Targets,
-            path: Path) -> tuple[Record, ...]:  # fmt: skip
+def records(
+    entries: Sequence[Entry], rows: Mapping[str, tuple[str, Split | None]], of: Targets, path: Path
+) -> tuple[Record, ...]:
     """The records of files, with their targets; `rows` has the text and the split of each key.
 
     Raises:
@@ -163,8 +164,12 @@ def _columns(
     for name in columns:
         for row, value in enumerate(table[name], 2):
             if not good(value):
-                raise DataError(f"{path}, column {name!r}", expected=f"{expected}, or blank where unknown",
-                                received=f"{value!r} in row {row}", do="Mend it, or choose others with target=")  # fmt: skip
+                raise DataError(
+                    f"{path}, column {name!r}",
+                    expected=f"{expected}, or blank where unknown",
+                    received=f"{value!r} in row {row}",
+                    do="Mend it, or choose others with target=",
+                )
     rows = zip(*([read(value) for value in table[name]] for name in columns))
     return Targets(task, columns, columns, tuple(map(_text, rows)))
 

@@ -36,7 +36,8 @@ def console(stderr: bool = False) -> Console:
 def scores(out: Console, name: str, found: Scores) -> None:
     """The line that matters, the overall table, every class, the confusion matrix."""
     if found.task != "single-label":
-        return _other_scores(out, name, found)
+        _other_scores(out, name, found)
+        return
     overall = dict(found.overall)
     base = overall.pop("largest class")
     out.print(
