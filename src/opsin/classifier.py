@@ -72,7 +72,7 @@ def probabilities(clf: Classifier, found: np.ndarray) -> np.ndarray:
 
 
 def answers(clf: Classifier, found: np.ndarray) -> np.ndarray:
-    """Logits `(B, K)` → float64 `(B, K)`: probabilities, of multi-label each by itself; or quantities in their units."""
+    """Logits `(B, K)` → float64 `(B, K)`: probabilities, of labels each by itself; or quantities in their units."""
     return answers_of(found, clf.task, clf.temperature, clf.scale)
 
 

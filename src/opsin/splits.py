@@ -221,8 +221,9 @@ def _deal_groups(
 ) -> Places:
     """Deal whole groups, each to the split whose class counts it brings nearest to its share.
 
-    The largest are first, of several labels then those with the rarest. Nearness is chi-square: Σ (have − want)² / want over classes. A group with a class that training lacks trains, and
-    the last groups go to splits that have none. A record without a group is a group of its own.
+    The largest are first, of several labels then those with the rarest. Nearness is chi-square: Σ (have − want)² / want
+    over classes. A group with a class that training lacks trains, and the last groups go to splits that have none. A
+    record without a group is a group of its own.
     """
     members: dict[str, list[Record]] = defaultdict(list)
     for record in pool:
