@@ -72,7 +72,7 @@ def read(source: str | Path, *, group: str = "", picture: str = "", target: str 
         columns = manifests.Columns(picture, target, group, task)
         return manifests.read(path, columns)
     if picture or target or task not in ("", "single-label"):
-        raise CallError("columns and tasks", expected="a .csv, .tsv or .parquet file", received=str(source))
+        raise CallError("columns", expected="a .csv, .tsv or .parquet file", received=str(source))
     pattern = layout.pattern_of(group)
     if path.exists():
         data = _read_path(path)
