@@ -205,7 +205,7 @@ def _built(spec: NetworkSpec | None, folder: Path) -> nn.Module:
 _MAKES = {
     "single-label": "Tells {} classes apart",
     "multi-label": "Says which of {} labels a picture has",
-    "regression": "Estimates {} quantities, each in the unit of its training values",
+    "regression": "Estimates, in the unit of its training values",
 }
 
 
