@@ -139,12 +139,13 @@ def turn(folder: Path, photographs: Path, n: int) -> Path:
 
 def turned(picture: np.ndarray, degrees: float) -> np.ndarray:
     """uint8 `(H, W, 3)` → `(S, S, 3)`: turned counter-clockwise, cut where no border is seen at any angle."""
-    height, width = picture.shape[:2]
-    shorter = min(height, width)
-    side = min(256, int(shorter / np.sqrt(2)))
-    map_ = cv2.getRotationMatrix2D((width / 2, height / 2), degrees, side * np.sqrt(2) / shorter)
-    map_[:, 2] += side / 2 - np.array([width, height]) / 2
-    return cv2.warpAffine(picture, map_, (side, side), flags=cv2.INTER_AREA)
+    side = min(256, int(min(picture.shape[:2]) / np.sqrt(2)))
+    scale = side * np.sqrt(2) / min(picture.shape[:2])
+    small = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    height, width = small.shape[:2]
+    way = cv2.getRotationMatrix2D((width / 2, height / 2), degrees, 1.0)
+    way[:, 2] += side / 2 - np.array([width, height]) / 2
+    return cv2.warpAffine(small, way, (side, side), flags=cv2.INTER_LINEAR)
 
 
 # ── both ──

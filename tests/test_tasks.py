@@ -113,10 +113,10 @@ def test_predictions_and_their_forms(several: runs.Run, measured: runs.Run, tabl
             with reports.predictions(file, clf.classes, form=classifier.blank(clf)) as written:
                 for prediction in classifier.predict_all(clf, table.parent / "000.png"):
                     written.write(prediction)
-    rows = list(csv.reader((tmp_path / "a.csv").open()))
+    rows = list(csv.reader((tmp_path / "a.csv").read_text().splitlines()))
     assert rows[0] == ["path", "labels", "error", "reason", *LABELS]
     assert rows[1][1] == "|".join(name for name, _ in said.labels)
-    rows = list(csv.reader((tmp_path / "b.csv").open()))
+    rows = list(csv.reader((tmp_path / "b.csv").read_text().splitlines()))
     assert rows[0] == ["path", "error", "reason", "level"]
     assert float(rows[1][3]) == pytest.approx(value.values[0], rel=1e-4)
     assert json.loads((tmp_path / "b.jsonl").read_text())["values"] == {"level": pytest.approx(value.values[0])}
