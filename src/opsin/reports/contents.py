@@ -99,6 +99,7 @@ def of_run(
         "run": folder.name,
         "source": known["source"],
         "group": known["group"],
+        "target": known.get("target", ""),
     }
 
 
@@ -117,7 +118,8 @@ def of_classifier(clf: Classifier, tested: Answers, data: Dataset | None = None)
         return found
     counts = {tested.part: data.counts()}
     refused = [asdict(refusal) for refusal in data.refused]
-    return found | {"data": _data({"counts": counts, "notes": data.notes, "refused": refused}), "source": data.name}
+    known = {"counts": counts, "records": {tested.part: len(data)}, "notes": data.notes, "refused": refused}
+    return found | {"data": _data(known), "source": data.name}
 
 
 def of_test(
@@ -191,6 +193,7 @@ def _frame(tested: Answers, facts: Mapping[str, Any], scores: Scores, task: Task
         "run": None,
         "source": None,
         "group": "",
+        "target": "",
     }
 
 
@@ -264,9 +267,11 @@ def _asked(facts: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
 def _data(known: Mapping[str, Any], findings: Sequence[Finding] = ()) -> dict[str, Any]:
     refused = known["refused"]
     counts = {split: dict(each) for split, each in known["counts"].items() if sum(each.values())}
+    sizes = known.get("records") or {split: sum(each.values()) for split, each in counts.items()}
     return {
         "counts": counts,
-        "total": sum(sum(each.values()) for each in counts.values()),
+        "sizes": {split: sizes[split] for split in counts},
+        "total": sum(sizes.values()),
         "notes": list(known["notes"]),
         "findings": [{name: getattr(one, name) for name in ("severity", "text", "effect", "do")} for one in findings],
         "refused": refused[:REFUSED],

@@ -89,6 +89,7 @@ def _write_data(folder: Path, data: Dataset, source: str, group: str, target: st
         "split": splits.fingerprint(data),
         "classes": list(data.classes),
         "counts": {split: data.part(split).counts() for split in SPLITS},
+        "records": {split: len(data.part(split)) for split in SPLITS},
         "notes": list(data.notes),
         "refused": [dataclasses.asdict(refusal) for refusal in data.refused],
     }
