@@ -89,7 +89,7 @@ def of_run(
         thresholds=description["thresholds"],
         facts=description["facts"],
         data=part,
-        task=description["task"],
+        task=description.get("task", "single-label"),
         scale=description.get("scale", ()),
     )
     return found | {
