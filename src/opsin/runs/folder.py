@@ -128,9 +128,8 @@ def reopen(folder: Path, data: Dataset | None = None) -> tuple[Dataset, Recipe]:
     if data is None:
         if not known["source"]:
             raise errors.CallError(f"{folder} was made from Python", do="Resume it there: opsin.train(data, resume=…)")
-        task = known.get("task", "single-label")
-        named = {"target": known.get("target", ""), "task": "" if task == "single-label" else task}
-        data = sources.read(known["source"], group=known["group"], **named)
+        target, task = known.get("target", ""), known.get("task", "")
+        data = sources.read(known["source"], group=known["group"], target=target, task=task)
     if data.fingerprint != known["fingerprint"]:
         raise errors.DataError(
             f"{known['source'] or data.name} has changed since {folder} began",
@@ -142,7 +141,7 @@ def reopen(folder: Path, data: Dataset | None = None) -> tuple[Dataset, Recipe]:
     return divided, recipes.read(folder / "recipe.toml")
 
 
-def target(folder: Path) -> str:
+def target_of(folder: Path) -> str:
     """The columns of a table that the run's user named; "" for none."""
     return str(_read_data(folder).get("target", ""))
 

@@ -158,7 +158,7 @@ def stream(
     yield from _trained(state, job, folder)
     state.network.load_state_dict(state.best or state.weights())
     facts = _facts(recipe, data, divided, origin)
-    facts |= {"target": folders.target(folder)} if data.task != "single-label" else {}
+    facts |= {"target": folders.target_of(folder)} if data.task != "single-label" else {}
     clf = Classifier(state.network.cpu().float(), spec, road, data.classes, data.task, facts=facts, scale=job.scale)
     yield from _scored(folder, clf, pixels, recipe)
 
