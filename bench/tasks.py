@@ -36,7 +36,7 @@ def main() -> None:
     asked.add_argument("photographs", nargs="?", type=Path)
     asked.add_argument("--n", type=int, default=0)
     asked.add_argument("--recipes", default="")
-    asked.add_argument("--epochs", type=int, default=0, help="of recipes that have any; 0: the recipe's own")
+    asked.add_argument("--set", action="append", default=[], help="a choice of the recipe, as for opsin train")
     asked.add_argument("--threads", type=int, default=0)
     given = asked.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -57,7 +57,7 @@ def labels(folder: Path, given: argparse.Namespace) -> None:
         scores, seconds = trained(data, name, folder / name, given)
         each = [one["average precision"].value for one in scores.per_class.values()]
         overall = [told(scores, key) for key in ("mAP", "micro F1", "macro F1", "exact match")]
-        rows.append([name, *overall, f"{min(each):.3f}", f"{seconds:.0f} s"])
+        rows.append([" ".join([name, *given.set]), *overall, f"{min(each):.3f}", f"{seconds:.0f} s"])
     test = [[value for value in record.targets if value is not None] for record in opsin.split(data).test.records]
     never = np.mean([not any(values) for values in test])
     rows.append(["no skill", told(scores, "no skill mAP"), "", "", f"{never:.3f} (never any label)", "", ""])
@@ -110,7 +110,7 @@ def angle(folder: Path, given: argparse.Namespace) -> None:
     for name in (given.recipes or "probe").split(","):
         scores, seconds = trained(data, name, folder / name, given)
         keys = ("MAE", "median absolute error", "RMSE", "R2")
-        rows.append([name, *(told(scores, key, 2) for key in keys), f"{seconds:.0f} s"])
+        rows.append([" ".join([name, *given.set]), *(told(scores, key, 2) for key in keys), f"{seconds:.0f} s"])
     rows.append(["always the mean", told(scores, "always the mean", 2), "", "", "", ""])
     record.write(
         "tasks-angle",
@@ -152,9 +152,7 @@ def turned(picture: np.ndarray, degrees: float) -> np.ndarray:
 
 
 def trained(data: opsin.Dataset, name: str, out: Path, given: argparse.Namespace) -> tuple[Scores, float]:
-    recipe = opsin.preset(name, task=data.task)
-    if given.epochs and recipe.learn.epochs:
-        recipe = recipe.set(epochs=given.epochs)
+    recipe = opsin.preset(name, task=data.task).set_texts(given.set)
     began = time.perf_counter()
     run = opsin.train(data, recipe, out=out, how=runs.Execution("cpu", threads=given.threads))
     return run.scores["test"], time.perf_counter() - began

@@ -256,3 +256,23 @@ def test_the_command_line(table: Path, tmp_path, capsys) -> None:
     assert "level" in capsys.readouterr().out
     assert cli(["train", str(table), "--task", "multi-label", "--set", "loss=mse", "--out", str(tmp_path / "no")]) == 2
     assert "not for multi-label" in capsys.readouterr().err
+
+
+def test_the_contact_sheet_shows_labels_and_quantities(table: Path) -> None:
+    for data in (labels(table), levels(table)):
+        sheet = runs.augmented(data, preset("textbook", task=data.task).set(size=8, batch=6))
+        assert sheet.dtype == np.uint8
+        assert sheet.std() > 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("read", [labels, levels])
+def test_heads_are_fitted_on_imagenets_features(table: Path, tmp_path, read) -> None:
+    data = read(table)
+    found = opsin.train(data, preset("probe", task=data.task).set(size=64), out=tmp_path / "run", how=HOW).scores[
+        "test"
+    ]
+    if data.task == "multi-label":
+        assert found.overall["mAP"].value > found.overall["no skill mAP"].value + 0.2
+    else:
+        assert found.overall["MAE"].value < 0.8 * found.overall["always the mean"].value
