@@ -161,8 +161,8 @@ def test_another_json_is_a_model_error(saved, text: str) -> None:
 
 
 def test_a_newer_format_is_named(saved) -> None:
-    rewrite(saved, format=2)
-    with pytest.raises(ModelError, match=r"format 2.*expected format 1.*version of opsin"):
+    rewrite(saved, format=3)
+    with pytest.raises(ModelError, match=r"format 3.*expected format 1 or 2.*version of opsin"):
         artefact.load(saved)
 
 

@@ -28,6 +28,7 @@ from .classifier import Classifier
 from .models import NetworkSpec, bridge
 
 FORMAT = 1
+OTHER_TASKS = 2  # the format of multi-label and regression, which a reader of the first would take for classes
 WEIGHTS, DESCRIPTION, CARD = "model.safetensors", "opsin.json", "README.md"
 HUB = "config.json"  # not for every network, and never read by us
 
@@ -105,7 +106,7 @@ def _write(file: Path, data: bytes) -> None:
 
 def _describe(clf: Classifier) -> dict[str, Any]:
     return {
-        "format": FORMAT,
+        "format": FORMAT if clf.task == "single-label" else OTHER_TASKS,
         "network": clf.spec.to_dict() if clf.spec else None,
         "preprocessing": clf.preprocessing.to_dict(),
         "classes": list(clf.classes),
@@ -114,7 +115,7 @@ def _describe(clf: Classifier) -> dict[str, Any]:
         "thresholds": dict(clf.thresholds),
         "unsure_below": clf.unsure_below,
         "facts": dict(clf.facts),
-    }
+    } | ({"scale": clf.scale} if clf.scale else {})
 
 
 def load(folder: str | Path, *, network: nn.Module | None = None) -> Classifier:
@@ -146,6 +147,7 @@ def load(folder: str | Path, *, network: nn.Module | None = None) -> Classifier:
         described["thresholds"],
         described["facts"],
         described.get("unsure_below", 0.0),
+        tuple((mean, deviation) for mean, deviation in described.get("scale", ())),
     )
 
 
@@ -158,10 +160,10 @@ def _read_description(folder: Path) -> dict[str, Any]:
         raise errors.ModelError(f"{folder} is not a model", expected=f"a folder with {DESCRIPTION}") from None
     except (ValueError, KeyError, TypeError) as error:
         raise errors.ModelError(f"{folder / DESCRIPTION} is damaged", received=str(error)) from error
-    if version != FORMAT:
+    if version not in (FORMAT, OTHER_TASKS):
         raise errors.ModelError(
             f"{folder}: format {version}",
-            expected=f"format {FORMAT}",
+            expected=f"format {FORMAT} or {OTHER_TASKS}",
             do="Load it with the version of opsin that made it",
         )
     if names - {HUB} != {WEIGHTS, CARD} or _missing(described):
@@ -206,19 +208,26 @@ def _built(spec: NetworkSpec | None, folder: Path) -> nn.Module:
         return models.build(spec)
 
 
+_MAKES = {
+    "single-label": "Tells {} classes apart",
+    "multi-label": "Says which of {} labels a picture has",
+    "regression": "Estimates, in the unit of its training values",
+}
+
+
 def card(clf: Classifier) -> str:
     """The model card as Markdown: what it answers, how good that is, and what it was made from."""
     facts = clf.facts
     lines = [
         "---",
         "library_name: opsin",
-        "pipeline_tag: image-classification",
+        f"pipeline_tag: {'image-feature-extraction' if clf.task == 'regression' else 'image-classification'}",
         *([f"license: {facts['licence']}"] if facts.get("licence") else []),
         "---",
         "",
         f"# {facts.get('name', 'An opsin classifier')}",
         "",
-        f"Tells {len(clf.classes)} classes apart: {', '.join(clf.classes[:50])}"
+        f"{_MAKES[clf.task].format(len(clf.classes))}: {', '.join(clf.classes[:50])}"
         f"{' …' if len(clf.classes) > 50 else ''}.",
         "",
         f"Network: {clf.spec.name if clf.spec else 'its maker’s own module'}, {clf.preprocessing.size} px, "

@@ -13,6 +13,7 @@ import dataclasses
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -118,7 +119,10 @@ class Pixels:
         return torch.from_numpy(self.array[rows])
 
     def targets(self) -> Tensor:
-        """int64 `(N,)`: the class of every row."""
+        """int64 `(N,)`: the class of every row. For the other tasks float32 `(N, K)`, NaN where unknown."""
+        if self.data.task != "single-label":
+            rows = [[math.nan if value is None else value for value in record.targets] for record in self.data.records]
+            return torch.tensor(rows, dtype=torch.float32)
         return torch.tensor([record.target for record in self.data.records], dtype=torch.int64)
 
     def part(self, keep: Callable[[Record], bool]) -> Pixels:

@@ -306,7 +306,7 @@ def threshold(shares: np.ndarray, targets: np.ndarray, classes: Sequence[str], w
 
 def _least_sure(clf: Classifier, shares: np.ndarray, targets: np.ndarray, wanted: Want) -> float:
     """The lowest probability of an answer from which on all answers are as accurate as wanted."""
-    said, sure = classifier.answers(clf, shares), shares.max(axis=1)
+    said, sure = classifier.named(clf, shares), shares.max(axis=1)
     own = np.array([clf.thresholds.get(name, np.inf) for name in clf.classes])
     sure[(shares >= own).any(axis=1)] = np.inf  # a threshold names these anyway
     kept = said != UNSURE
@@ -341,7 +341,7 @@ def _priced(
     targets: np.ndarray,
     groups: Groups | None,
 ) -> tuple[Threshold, ...]:
-    said = classifier.answers(clf, shares)
+    said = classifier.named(clf, shares)
 
     def share(hit: np.ndarray, of: np.ndarray) -> Score:
         own = None if groups is None else [group for group, one in zip(groups, of) if one]

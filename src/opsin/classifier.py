@@ -6,6 +6,7 @@ Its answers are the reference: torch in fp32, channels last, evaluation mode, on
 from __future__ import annotations
 
 import copy
+import dataclasses
 import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,7 +26,7 @@ from .engines import Engine
 from .models import NetworkSpec, weights
 from .plans import Choice, Plan
 from .preprocessing import Preprocessing
-from .vocabulary import Prediction, Refusal, Store, Task
+from .vocabulary import Prediction, Refusal, Scale, Store, Task
 
 Decode = Callable[..., np.ndarray]  # what `codecs.decode` is
 
@@ -45,6 +46,7 @@ class Classifier:
         thresholds: class → least probability to be named, be it the most probable or not; {} for none. See `answers`.
         unsure_below: what no threshold decides is "unsure" where it is less probable than this; 0 for never.
         facts: what the model card tells: recipe, scores, data fingerprint, licence of the first weights.
+        scale: of a regression: the network gives quantities at mean 0 and deviation 1 of training.
     """
 
     network: nn.Module = field(repr=False)
@@ -56,6 +58,7 @@ class Classifier:
     thresholds: Mapping[str, float] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict, repr=False)
     unsure_below: float = 0.0
+    scale: Scale = ()
 
     def __post_init__(self) -> None:
         allocation.keep()
@@ -73,7 +76,7 @@ def probabilities(clf: Classifier, found: np.ndarray) -> np.ndarray:
     return metrics.softmax(found / clf.temperature)
 
 
-def answers(clf: Classifier, shares: np.ndarray) -> np.ndarray:
+def named(clf: Classifier, shares: np.ndarray) -> np.ndarray:
     """Probabilities `(B, K)` → int64 `(B,)`: the class that is named, or UNSURE. `metrics.named` says the rule."""
     own = {clf.classes.index(name): least for name, least in clf.thresholds.items()}
     return metrics.named(shares, own, least=clf.unsure_below)
@@ -82,6 +85,33 @@ def answers(clf: Classifier, shares: np.ndarray) -> np.ndarray:
 def decides(clf: Classifier) -> bool:
     """Whether another answer than the most probable class is possible."""
     return bool(clf.thresholds) or clf.unsure_below > 0
+
+
+def answers(clf: Classifier, found: np.ndarray) -> np.ndarray:
+    """Logits `(B, K)` → float64 `(B, K)`: probabilities, of labels each by itself; or quantities in their units."""
+    return answers_of(found, clf.task, clf.temperature, clf.scale)
+
+
+def answers_of(found: np.ndarray, task: Task, temperature: float, scale: Scale) -> np.ndarray:
+    """`answers`, for who has no Classifier but what describes it."""
+    if task == "regression":
+        means, deviations = np.array(scale).T
+        return np.asarray(found * deviations + means)
+    logits = found / temperature
+    return metrics.softmax(logits) if task == "single-label" else np.exp(-np.logaddexp(0, -logits.astype(np.float64)))
+
+
+def blank(clf: Classifier) -> Prediction:
+    """A Prediction of nothing yet: what is the same in all that a classifier makes."""
+    least = tuple(clf.thresholds.get(name, 0.5) for name in clf.classes) if clf.task == "multi-label" else ()
+    return Prediction("", clf.classes, thresholds=least, task=clf.task)
+
+
+def filled(form: Prediction, key: str, found: tuple[float, ...], answer: int | None = None) -> Prediction:
+    """The Prediction of one picture, whose answers, `(K,)`, are probabilities or values; `answer` as a Prediction's."""
+    if form.task == "regression":
+        return dataclasses.replace(form, key=key, values=found)
+    return dataclasses.replace(form, key=key, probabilities=found, answer=answer)
 
 
 def predict_store(
@@ -118,14 +148,16 @@ def predict_store(
 
 def _answered(clf: Classifier, chunk: Sequence[tuple[str, Tensor | Refusal]], run: Engine) -> Iterator[Prediction]:
     images = [item.numpy() for _, item in chunk if isinstance(item, Tensor)]
-    shares = probabilities(clf, run(np.stack(images))) if images else np.empty((0, len(clf.classes)))
-    rows = iter(zip(shares.tolist(), answers(clf, shares).tolist() if images else ()))
+    found = answers(clf, run(np.stack(images))) if images else np.empty((0, len(clf.classes)))
+    said = named(clf, found).tolist() if images and clf.task == "single-label" else [None] * len(found)
+    rows = iter(zip(found.tolist(), said))
+    form = blank(clf)
     for key, item in chunk:
         if isinstance(item, Refusal):
-            yield Prediction(key, clf.classes, error=item)
+            yield dataclasses.replace(form, key=key, error=item)
         else:
             row, answer = next(rows)
-            yield Prediction(key, clf.classes, tuple(row), answer=answer)
+            yield filled(form, key, tuple(row), answer)
 
 
 def settle(
@@ -159,7 +191,9 @@ def settle(
         lambda plan: _engine(clf, plan),
         np.stack(sample),
         pictures=len(keys),
-        agreement=None if fast else lambda expected, found: _agreement(clf, expected, found),
+        agreement=None
+        if fast and clf.task == "single-label"
+        else lambda expected, found: _agreement(clf, expected, found),
         memory=memory,
         work=f"answers {digest(clf)[:16]}, engines {', '.join(engines.installed())}",
     )
@@ -172,15 +206,20 @@ def _engine(clf: Classifier, plan: Plan) -> Engine:
 
 
 def _agreement(clf: Classifier, expected: np.ndarray, found: np.ndarray) -> float:
-    """The share of pictures, of logits `(M, K)`, with the same label and no probability more than CLOSE off."""
-    one, other = probabilities(clf, found), probabilities(clf, expected)
-    apart = np.abs(one - other).max(1)
-    return float(((apart <= CLOSE) & (answers(clf, one) == answers(clf, other))).mean())
+    """The share of pictures, of logits `(M, K)`, with the same label and no probability more than CLOSE off.
+
+    Of the other tasks, with no answer more than CLOSE off, for quantities CLOSE of their deviation.
+    """
+    if clf.task == "regression":
+        return float((np.abs(found - expected).max(1) <= CLOSE).mean())
+    one, other = answers(clf, found), answers(clf, expected)
+    close = np.abs(one - other).max(1) <= CLOSE
+    return float((close & (named(clf, one) == named(clf, other)) if clf.task == "single-label" else close).mean())
 
 
 def digest(clf: Classifier) -> str:
     """64 hexadecimal letters of what decides an answer: weights, layers, preprocessing, class names, temperature …"""
-    decided = (clf.temperature, dict(clf.thresholds), clf.unsure_below)
+    decided = (clf.temperature, dict(clf.thresholds), clf.unsure_below, *clf.scale)
     facts = (str(clf.network), clf.preprocessing, clf.classes, clf.task, *decided)
     found = hashlib.sha256(repr(facts).encode("utf-8", "surrogateescape"))
     for name, tensor in clf.network.state_dict().items():
@@ -197,7 +236,7 @@ def predict_all(clf: Classifier, source: str | Path) -> Iterator[Prediction]:
     """
     store, keys, refused = sources.pictures(source)
     yield from predict_store(clf, store, keys)
-    yield from (Prediction(refusal.key, clf.classes, error=refusal) for refusal in refused)
+    yield from (dataclasses.replace(blank(clf), key=refusal.key, error=refusal) for refusal in refused)
 
 
 def predict(clf: Classifier, source: str | Path | bytes | np.ndarray) -> Prediction | list[Prediction]:

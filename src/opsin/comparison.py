@@ -19,7 +19,7 @@ from .classifier import Classifier
 from .metrics import intervals, rates
 from .metrics.given import Floats, Groups, Ints, units
 from .runs import scoring
-from .vocabulary import UNSURE, Dataset, Event
+from .vocabulary import UNSURE, Dataset, Event, refuse_other_tasks
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,6 +264,8 @@ def comparing(
         DataError: when the classes differ, when no picture is left, and as `evaluate` says.
         CallError: when `part` has no records.
     """
+    for clf in (first, second):
+        refuse_other_tasks(clf.task, "compare")
     classifier.checked_classes(first.classes, second.classes)
     classifier.checked_classes(second.classes, first.classes)
     chosen = _common(scoring.part_of(first, data, part)[1], scoring.part_of(second, data, part)[1])
@@ -273,7 +275,7 @@ def comparing(
     for clf, pixels in zip((first, second), caches):
         found = yield from scoring.told(evaluation.logits(clf, pixels), "scoring", len(chosen))
         place = np.array([first.classes.index(name) for name in clf.classes])
-        said = classifier.answers(clf, classifier.probabilities(clf, found))
+        said = classifier.named(clf, classifier.probabilities(clf, found))
         answers.append(np.where(said == UNSURE, UNSURE, place[said]))
     expected = evaluation.targets(first, chosen)
     return compare(answers[0], answers[1], expected, first.classes, groups=evaluation.groups(chosen))

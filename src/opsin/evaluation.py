@@ -32,14 +32,31 @@ def logits(clf: Classifier, pixels: Pixels, *, mirrored: bool = False) -> Work[n
 def targets(clf: Classifier, data: Dataset) -> np.ndarray:
     """int64 `(N,)`: each record's class as an index into the classifier's classes, found by name.
 
+    For the other tasks float32 `(N, K)`, NaN where unknown; a label or quantity that the data has not is unknown.
+
     Raises:
         DataError: for records without a class, and for classes that the classifier does not know.
     """
     classifier.checked_classes(clf.classes, [name for name, count in data.counts().items() if count])
+    if data.task != clf.task:
+        raise errors.DataError(
+            f"{data.name} is for another task", expected=clf.task, received=data.task, do="Name it with --task"
+        )
+    if clf.task != "single-label":
+        return _targets_by_name(clf, data)
     place = {name: index for index, name in enumerate(clf.classes)}
     if any(record.target is None for record in data.records):
         raise errors.DataError(f"{data.name}: records without a class", expected="a class for every picture")
     return np.array([place[data.classes[record.target]] for record in data.records if record.target is not None])
+
+
+def _targets_by_name(clf: Classifier, data: Dataset) -> np.ndarray:
+    column = {name: index for index, name in enumerate(data.classes)}
+    found = np.full((len(data), len(clf.classes)), np.nan, np.float32)
+    for row, record in enumerate(data.records):
+        values = (record.targets[column[name]] if name in column else None for name in clf.classes)
+        found[row] = [np.nan if value is None else value for value in values]
+    return found
 
 
 def score(
@@ -50,13 +67,19 @@ def score(
     *,
     groups: Sequence[str | None] | None = None,
 ) -> Scores:
-    """The Scores of logits `(N, K)` against targets `(N,)` at the classifier's temperature and thresholds.
+    """The Scores of logits `(N, K)` against targets `(N,)` or `(N, K)`, at the classifier's temperature and thresholds.
 
     Args:
-        largest: the largest class of the training data.
+        largest: the largest class of the training data; "" for the other tasks.
         groups: the group of every record, `(N,)`, as `groups` gives them: intervals are then those of whole groups.
     """
-    decided = classifier.answers(clf, classifier.probabilities(clf, found)) if classifier.decides(clf) else None
+    if clf.task == "multi-label":
+        least = classifier.blank(clf).thresholds
+        return metrics.score_labels(classifier.answers(clf, found), expected, clf.classes, least, groups=groups)
+    if clf.task == "regression":
+        means = [mean for mean, _ in clf.scale]
+        return metrics.score_quantities(classifier.answers(clf, found), expected, clf.classes, means, groups=groups)
+    decided = classifier.named(clf, classifier.probabilities(clf, found)) if classifier.decides(clf) else None
     return metrics.score(
         found / clf.temperature,
         expected,
@@ -93,18 +116,22 @@ def columns(data: Dataset, *, most: int = 2000) -> Work[dict[str, np.ndarray]]:
 
 
 def save_logits(file: Path, data: Dataset, found: np.ndarray, classes: Sequence[str]) -> None:
-    """Write a split's logits as `.npz`: `logits` float32 `(N, K)`, `targets` int64 `(N,)`, `keys`, `groups`
-    ("" for none), `classes`.
+    """Write a split's logits as `.npz`: `logits` float32 `(N, K)`, `targets` int64 `(N,)` or, of the other tasks,
+    float32 `(N, K)`, `keys`, `groups` ("" for none), `classes`.
 
     Raises:
         MachineError: when it cannot be written.
     """
+    indices = [-1 if record.target is None else record.target for record in data.records]
+    rows = np.array(indices, dtype=np.int64)
+    if data.task != "single-label":
+        rows = np.array([record.targets for record in data.records], dtype=np.float32)  # None becomes NaN
     with errors.writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(
             file,
             logits=found,
-            targets=np.array([-1 if r.target is None else r.target for r in data.records], dtype=np.int64),
+            targets=rows,
             keys=np.array([record.key for record in data.records]),
             groups=np.array([record.group or "" for record in data.records]),
             classes=np.array(classes),

@@ -64,6 +64,8 @@ def settle(
     # From all of the sample, which comes class by class.
     rows = np.linspace(0, len(sample) - 1, min(len(sample), plans.ENOUGH)).astype(int)
     targets = sample.targets().numpy()[rows]
+    if targets.ndim > 1:
+        targets = np.zeros(len(rows), np.int64)  # several targets a row: vectors are compared by themselves
     return plans.settle(
         offered,
         lambda plan: engine(network, road, plan),
@@ -228,8 +230,8 @@ def fit_head(vectors: np.ndarray, targets: np.ndarray, classes: int, *, strength
         DataError: when `targets` holds one class only.
     """
     present, labels = _labelled(targets)
-    with _one_thread():
-        axes = _Axes(vectors)
+    with one_thread():
+        axes = Axes(vectors)
         slopes, intercepts = _solve(axes.z, labels, len(present), strength, axes.spread)[:2]
         return axes.head(slopes, intercepts, present, classes)
 
@@ -278,8 +280,8 @@ def choose_strength(
     present, labels = _labelled(targets[rows])
     fold = deal(labels, [groups[row] for row in rows] if groups is not None else None, folds=folds, seed=seed)
     found: dict[float, float] = {}
-    with _one_thread():
-        axes = _Axes(vectors[rows], np.float32)
+    with one_thread():
+        axes = Axes(vectors[rows], np.float32)
         starts: dict[int, np.ndarray | None] = {}
         for strength in STRENGTHS:
             found[strength] = _unseen_loss(axes, labels, len(present), fold, strength, starts) / len(labels)
@@ -290,7 +292,7 @@ def choose_strength(
 
 
 def _unseen_loss(
-    axes: _Axes, labels: np.ndarray, k: int, fold: np.ndarray, strength: float, starts: dict[int, np.ndarray | None]
+    axes: Axes, labels: np.ndarray, k: int, fold: np.ndarray, strength: float, starts: dict[int, np.ndarray | None]
 ) -> float:
     """The summed cross-entropy of every row by a fit without its fold; `starts` holds each fold's last fit."""
     total = 0.0
@@ -397,7 +399,7 @@ def _moments(vectors: np.ndarray) -> tuple[np.ndarray, float]:
     return vectors.mean(0, dtype=np.float64), float(np.sqrt(changing.mean())) if len(changing) else 1.0
 
 
-class _Axes:
+class Axes:
     """Vectors from their mean, at one scale, in their principal axes: a rotation, which regularisation does not see.
 
     There the curvature of the loss is nearly diagonal and known, which is what makes `_solve` quick.
@@ -433,7 +435,7 @@ def _spread_out(slopes: np.ndarray, intercepts: np.ndarray, present: np.ndarray,
     return weight.astype(np.float32), bias.astype(np.float32)
 
 
-def _one_thread() -> AbstractContextManager[object]:
+def one_thread() -> AbstractContextManager[object]:
     """Small products on several threads wait for each other, by a factor of forty where another process is at work.
 
     On one thread a head is also the same on machines with any number of them.

@@ -16,6 +16,7 @@ from annotated_types import Ge, Gt, Interval, doc
 
 from . import params
 from .errors import CallError, unknown
+from .vocabulary import Task
 
 Flip = Literal["no", "safe", "yes"]
 
@@ -81,7 +82,13 @@ class AugmentChoice:
 class LearnChoice:
     """The loss, how long, and when to stop."""
 
-    loss: Annotated[str, doc("cross-entropy, focal, poly-1, or mse on one-hot probabilities")] = "cross-entropy"
+    loss: Annotated[
+        str,
+        doc(
+            "cross-entropy, focal, poly-1, or mse on one-hot probabilities; of several labels binary-cross-entropy, "
+            "binary-focal, asymmetric; of quantities mse, mae, huber"
+        ),
+    ] = "cross-entropy"
     label_smoothing: Annotated[float, Interval(ge=0, lt=1), doc("share of the target spread over all classes")] = 0.0
     class_weights: Annotated[
         Literal["none", "balanced", "effective"], doc("inverse to a class's count, or to its effective number")
@@ -94,9 +101,10 @@ class LearnChoice:
     batch: Annotated[int, Ge(1), doc("pictures a step")] = 64
     accumulate: Annotated[int, Ge(1), doc("batches whose gradients make one step; memory holds one of them")] = 1
     patience: Annotated[int, Ge(0), doc("epochs without a better `metric` before stopping; 0: never")] = 0
-    metric: Annotated[Literal["accuracy", "macro F1", "loss"], doc("what best and patience look at, on val")] = (
-        "accuracy"
-    )
+    metric: Annotated[
+        Literal["accuracy", "macro F1", "loss", "mAP", "MAE"],
+        doc("what best and patience look at, on val; mAP is of several labels, MAE of quantities"),
+    ] = "accuracy"
     keep: Annotated[Literal["last", "best"], doc("which network is saved")] = "last"
     want: Annotated[str, doc("what thresholds must reach: `bad recall>=0.98; accuracy>=0.99`")] = ""
     grow_from: Annotated[
@@ -263,25 +271,35 @@ PRESETS: dict[str, Callable[[], Recipe]] = {
 }
 
 
-def preset(name: str) -> Recipe:
-    """The preset called `name`.
+# What presets choose otherwise for the other tasks. Whatever moves a picture may change a quantity (an angle, a size,
+# a place): of a regression it is on only where the user, who knows the quantity, asks for it.
+OF_TASK: dict[Task, dict[str, Any]] = {
+    "single-label": {},
+    "multi-label": {"loss": "binary-cross-entropy", "metric": "mAP", "label_smoothing": 0.0},
+    "regression": {"loss": "huber", "metric": "MAE", "label_smoothing": 0.0, "hflip": "no", "vflip": "no",
+                   "rotate": 0.0, "crop": 0.0, "resized_crop": 1.0},
+}  # fmt: skip
+
+
+def preset(name: str, *, task: Task = "single-label") -> Recipe:
+    """The preset called `name`, as it is for a task.
 
     Raises:
         CallError: for an unknown name.
     """
     if name not in PRESETS:
         raise unknown("recipe", name, PRESETS)
-    return PRESETS[name]()
+    return PRESETS[name]().set(**OF_TASK[task])
 
 
-def read(name_or_file: str | Path) -> Recipe:
-    """A preset by its name, or a Recipe from a TOML file; what a file leaves out has its default.
+def read(name_or_file: str | Path, *, task: Task = "single-label") -> Recipe:
+    """A preset by its name, for a task, or a Recipe from a TOML file; what a file leaves out has its default.
 
     Raises:
         CallError: for an unknown preset, a file that is not there or not TOML, and for wrong values in it.
     """
     if str(name_or_file) in PRESETS:
-        return preset(str(name_or_file))
+        return preset(str(name_or_file), task=task)
     path = Path(name_or_file)
     if path.suffix != ".toml":
         raise unknown("recipe", str(name_or_file), PRESETS)

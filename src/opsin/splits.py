@@ -13,7 +13,7 @@ import csv
 import dataclasses
 import hashlib
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 CARVED_VAL = 0.10  # of training pictures, where a source has train and test only: enough to choose by
+TENTHS = 10  # parts of a quantity's range, alike in records, that are stratified
 MOST_VAL = 5_000  # records; more would tell no more than it costs in training pictures
 COLUMNS = ("record", "split", "group", "class")
 
@@ -55,7 +56,8 @@ def split(
     A class of one picture trains, of two trains and tests. Groups are never divided.
 
     Args:
-        data: records of single-label classes, all with a split or all without.
+        data: records, all with a split or all without. What is stratified: classes; every label, the rarest first
+            (Sechidis, Tsoumakas & Vlahavas 2011); tenths of the first quantity.
         seed: of the order in which records are dealt.
         val, test: shares of the records, 0 for none.
         together: key → name, of records that show one picture (`duplicates.groups`): like a group they get one split.
@@ -150,16 +152,31 @@ def _bound(pool: Sequence[Record], together: Mapping[str, str]) -> dict[str, str
 def _deal(
     pool: Sequence[Record], shares: Shares, seed: int, classes: Sequence[str], bound: Mapping[str, str]
 ) -> Places:
-    if bound:
-        return _deal_groups(pool, shares, seed, classes, bound)
+    of = _strata(pool)
+    if bound or any(len(strata) != 1 for strata in of.values()):
+        return _deal_groups(pool, shares, seed, max(len(classes), TENTHS), bound, of)
     by_class: dict[int | None, list[str]] = defaultdict(list)
     for record in pool:
-        by_class[record.target].append(record.key)
+        by_class[of[record.key][0]].append(record.key)
     placed: Places = {}
     for keys in by_class.values():
         keys.sort(key=_order(seed))
         placed.update(zip(keys, _repeated(_sizes(len(keys), shares)), strict=True))
     return placed
+
+
+def _strata(pool: Sequence[Record]) -> dict[str, tuple[int | None, ...]]:
+    """Of each key what its record is counted for: its class; the labels that it has; its tenth of the first quantity.
+
+    Labels are 0 and 1 and quantities, rarely, nothing else: where they are, they are counted as labels.
+    """
+    if not any(record.targets for record in pool):
+        return {record.key: (record.target,) for record in pool}
+    if all(value in (0, 1, None) for record in pool for value in record.targets):
+        return {r.key: tuple(c for c, value in enumerate(r.targets) if value) or (None,) for r in pool}
+    known = sorted((r.targets[0], r.key) for r in pool if r.targets[0] is not None)
+    tenths = {key: (TENTHS * place // len(known),) for place, (_, key) in enumerate(known)}
+    return {r.key: tenths.get(r.key, (None,)) for r in pool}
 
 
 def _order(seed: int) -> Callable[[str], bytes]:
@@ -201,15 +218,26 @@ def _sizes(n: int, shares: Shares) -> dict[Split, int]:
 
 
 def _deal_groups(
-    pool: Sequence[Record], shares: Shares, seed: int, classes: Sequence[str], bound: Mapping[str, str]
+    pool: Sequence[Record],
+    shares: Shares,
+    seed: int,
+    classes: int,
+    bound: Mapping[str, str],
+    of: Mapping[str, tuple[int | None, ...]],
 ) -> Places:
-    """Deal whole groups, the largest first, each to the split whose class counts it brings nearest to its share.
+    """Deal whole groups, each to the split whose class counts it brings nearest to its share.
 
-    Nearness is chi-square: Σ (have − want)² / want over classes. A group with a class that training lacks trains, and
-    the last groups go to splits that have none. A record without a group is a group of its own.
+    The largest are first, of several labels then those with the rarest. Nearness is chi-square: Σ (have − want)² / want
+    over classes. A group with a class that training lacks trains, and the last groups go to splits that have none. A
+    record without a group is a group of its own.
     """
     members = _by_size(pool, bound, seed)
-    chosen = _greedy([[r.target for r in records] for records in members.values()], shares, len(classes))
+    several = any(len(strata) > 1 for strata in of.values())
+    counts = Counter(stratum for strata in of.values() for stratum in strata)
+    counted = {name: [stratum for r in members[name] for stratum in of[r.key]] for name in members}
+    rarest = {name: min(map(counts.__getitem__, strata)) if several else 0 for name, strata in counted.items()}
+    names = sorted(members, key=lambda name: (-len(members[name]), rarest[name]))
+    chosen = _greedy([counted[name] for name in names], shares, classes)
     if set(chosen) != set(shares):
         raise DataError(
             "too few groups to split",

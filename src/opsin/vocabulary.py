@@ -14,6 +14,8 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
+from .errors import CallError
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -25,6 +27,8 @@ Work = Generator[int, None, T]
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 Task = Literal["single-label", "multi-label", "regression"]
+TASKS: tuple[Task, ...] = ("single-label", "multi-label", "regression")
+Scale = tuple[tuple[float, float], ...]  # of each quantity of a regression: mean and deviation of its training values
 
 
 class Store(Protocol):
@@ -39,11 +43,12 @@ class Record:
     """One example: where its bytes are, its target, its group, its split. No pixels."""
 
     key: str  # path inside the source, with "/" on every system; unique in a Dataset
-    target: int | None = None  # index into Dataset.classes; None where unknown
+    target: int | None = None  # index into Dataset.classes; None where unknown, and for the other tasks
     split: Split | None = None
     group: str | None = None  # patient, video, sender: what must not stand in two splits
     size: int = 0  # bytes
     crc: int = 0  # CRC-32 of the bytes: tells that they changed, not who changed them
+    targets: tuple[float | None, ...] = ()  # of the other tasks, one a class: 0 or 1, or a quantity; None where unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +84,7 @@ class Dataset:
 
     name: str
     records: tuple[Record, ...]
-    classes: tuple[str, ...]
+    classes: tuple[str, ...]  # or labels, several of which a record may have, or the names of quantities
     store: Store = field(repr=False)
     fingerprint: str  # see sources.fingerprint
     refused: tuple[Refusal, ...] = ()
@@ -110,11 +115,13 @@ class Dataset:
         return self.part("test")
 
     def counts(self) -> dict[str, int]:
-        """How many records each class has, in the order of `classes`."""
+        """How many records have each class or label, or a value of each quantity, in the order of `classes`."""
         counted = dict.fromkeys(self.classes, 0)
         for record in self.records:
             if record.target is not None:
                 counted[self.classes[record.target]] += 1
+            for name, value in zip(self.classes, record.targets):
+                counted[name] += value is not None if self.task == "regression" else bool(value)
         return counted
 
 
@@ -137,13 +144,20 @@ UNSURE = -1  # in the place of a class's index: no class is named
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a classifier says of one picture: a class or "unsure", with all probabilities, or an error's reason."""
+    """What a classifier says of one picture: a class or "unsure", with all probabilities, or an error's reason.
+
+    Of several labels each has a probability of its own; those that reach their threshold are `labels`. A regression
+    has no probabilities but `values`.
+    """
 
     key: str
     classes: tuple[str, ...] = field(repr=False)
-    probabilities: tuple[float, ...] | None = None  # (K,), sum 1; None where there is an error
+    probabilities: tuple[float, ...] | None = None  # (K,), sum 1 unless multi-label; None where there is an error
     error: Refusal | None = None
     answer: int | None = None  # index of the class that is named, UNSURE for none; None: the most probable one
+    values: tuple[float, ...] | None = None  # (K,), one a quantity, in its own unit
+    thresholds: tuple[float, ...] = field(default=(), repr=False)  # (K,), of multi-label
+    task: Task = "single-label"
 
     def top(self, k: int = 5) -> list[tuple[str, float]]:
         """The k most probable classes with their probabilities, best first."""
@@ -152,8 +166,8 @@ class Prediction:
 
     @property
     def label(self) -> str | None:
-        """The class that is named; None where the classifier is unsure, or there is an error."""
-        if not self.probabilities or self.unsure:
+        """The class that is named; None where the classifier is unsure, for an error, and for the other tasks."""
+        if not self.probabilities or self.unsure or self.task != "single-label":
             return None
         return self.top(1)[0][0] if self.answer is None else self.classes[self.answer]
 
@@ -169,9 +183,19 @@ class Prediction:
             return None
         return max(self.probabilities) if self.answer in (None, UNSURE) else self.probabilities[self.answer]
 
+    @property
+    def labels(self) -> list[tuple[str, float]]:
+        """Of a multi-label answer, the labels that reach their threshold with their probabilities, best first."""
+        reached = zip(self.classes, self.probabilities or (), self.thresholds)
+        return sorted(((name, p) for name, p, least in reached if p >= least), key=lambda pair: -pair[1])
+
     def __str__(self) -> str:
         if self.error:
             return f"Prediction({self.key}: error {self.error.code}: {self.error.reason})"
+        if self.values is not None:
+            return "Prediction(" + ", ".join(f"{name} {v:.4g}" for name, v in zip(self.classes, self.values)) + ")"
+        if self.task == "multi-label":
+            return f"Prediction({', '.join(f'{name} {p:.2f}' for name, p in self.labels) or 'no label'})"
         named = "unsure: " if self.unsure else "" if self.label == self.top(1)[0][0] else f"{self.label}: "
         return f"Prediction({named}" + ", ".join(f"{name} {p:.2f}" for name, p in self.top(3)) + ")"
 
@@ -196,11 +220,22 @@ class Scores:
     n: int
     overall: Mapping[str, Score]  # accuracy, top-5, macro precision, macro recall, macro F1, weighted F1, …
     per_class: Mapping[str, Mapping[str, Score]]  # class → precision, recall, F1; only classes that were tested
-    confusion: tuple[tuple[int, ...], ...]  # [true][predicted], in the order of `classes`
+    confusion: tuple[tuple[int, ...], ...]  # [true][predicted], in the order of `classes`; () for the other tasks
     classes: tuple[str, ...]
-    largest_class: str  # what always answering it would score is overall["largest class"]
+    largest_class: str  # what always answering it would score is overall["largest class"]; "" for the other tasks
     untested: tuple[str, ...] = ()  # classes without a record in the test
     unsure: tuple[int, ...] = ()  # how many records of each class were given no name; () where all are always named
+    task: Task = "single-label"
+
+
+def refuse_other_tasks(task: Task, what: str) -> None:
+    """Refuse what is made for one label a picture alone.
+
+    Raises:
+        CallError: it names the task.
+    """
+    if task != "single-label":
+        raise CallError(f"{what} does not know {task} yet", expected="single-label", received=task)
 
 
 def finished(work: Generator[Any, None, T]) -> T:

@@ -14,7 +14,7 @@ from typing import Literal, TextIO, get_args
 
 from ..errors import DataError, writing
 from ..spreadsheets import bare, guarded
-from ..vocabulary import Dataset, Record
+from ..vocabulary import Dataset, Record, refuse_other_tasks
 
 Action = Literal["keep", "exclude", "relabel", "same-group"]
 ACTIONS: dict[str, Action] = {action: action for action in get_args(Action)}
@@ -68,6 +68,7 @@ def apply(data: Dataset, fixes: Mapping[str, Fix], path: str | Path) -> int:
         DataError: a fix is for a record or of a class that the data does not have.
         MachineError: it cannot be written, or there is a file already.
     """
+    refuse_other_tasks(data.task, "check --apply")
     _refuse_unknown(data, fixes)
     with writing(path), open(path, "x", encoding="utf-8", errors="surrogateescape", newline="") as file:
         _write(data, fixes, file)

@@ -138,8 +138,10 @@ def groups(subject: Subject) -> list[Finding]:
 
 
 def classes(subject: Subject) -> list[Finding]:
-    """Classes that are missing from a split, too small, or far from even."""
+    """Classes that are missing from a split, too small, or far from even. A regression has none."""
     data, found = subject.data, []
+    if data.task == "regression":
+        return []
     for name in SPLITS:
         counts = data.part(name).counts()
         missing = [label for label, n in counts.items() if not n] if any(counts.values()) else []
@@ -156,7 +158,8 @@ def classes(subject: Subject) -> list[Finding]:
     if counts[largest] > UNEVEN * max(counts[smallest], 1):
         text = f"uneven classes: {counts[largest]:,} of {largest!r}, {counts[smallest]:,} of {smallest!r}"
         effect = f"always answering {largest!r} scores {share(counts[largest], sum(counts.values()))}; look at macro F1"
-        found.append(_of_classes("note", text, effect, "set class_weights=balanced, or add pictures"))
+        do = "set class_weights=balanced, or add pictures" if data.task == "single-label" else "look at each label's F1"
+        found.append(_of_classes("note", text, effect, do))
     return found
 
 

@@ -23,7 +23,7 @@ import torch
 
 from .. import cache, classifier, errors, preprocessing
 from ..classifier import Classifier
-from ..vocabulary import Dataset, finished
+from ..vocabulary import Dataset, finished, refuse_other_tasks
 from . import graphs, int8, readme
 from .graphs import FORMS, RESIZING, STEPS, Graph, Opened
 from .int8 import Int8, quantise
@@ -102,11 +102,13 @@ def export(
         what was measured, which is within `limits`.
 
     Raises:
-        CallError: unknown form, another ending, a place that is taken, preprocessing that has no form in a graph.
+        CallError: another task than single-label, unknown form, another ending, a place that is taken, preprocessing
+            that has no form in a graph.
         DataError: when no picture can be read.
         ModelError: when the file answers otherwise: nothing is written, and it says where the difference begins.
         MissingExtra, MachineError: when the form cannot be written or run here.
     """
+    refuse_other_tasks(clf.task, "export")
     file = Path(file)
     _check_place(file, to)
     if resize:

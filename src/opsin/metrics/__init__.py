@@ -35,7 +35,9 @@ from ..errors import CallError, ModelError
 from ..vocabulary import UNSURE, Score, Scores
 from .given import Floats, Groups, Ints, pair, wrong
 from .intervals import DRAWS, wilson
+from .labels import best_thresholds, mean_average_precision, score_labels
 from .probabilities import brier, ece, mae, nll, rmse, softmax
+from .quantities import brief_errors, score_quantities
 from .ranking import auroc, average_precision, false_alarms_at, one_against_rest, recall_at
 from .rates import (
     AVERAGES,
@@ -69,6 +71,8 @@ __all__ = [
     "average_precision",
     "averages",
     "averages_of",
+    "best_thresholds",
+    "brief_errors",
     "brier",
     "confusion",
     "ece",
@@ -78,6 +82,7 @@ __all__ = [
     "largest_class",
     "macro_f1",
     "mae",
+    "mean_average_precision",
     "named",
     "nll",
     "per_class",
@@ -87,6 +92,8 @@ __all__ = [
     "recall_at",
     "rmse",
     "score",
+    "score_labels",
+    "score_quantities",
     "share",
     "slices",
     "softmax",
@@ -186,7 +193,7 @@ def to_dict(scores: Scores) -> dict[str, Any]:
         "largest_class": scores.largest_class,
         "untested": list(scores.untested),
         "unsure": list(scores.unsure),
-    }
+    } | ({"task": scores.task} if scores.task != "single-label" else {})
 
 
 def from_dict(data: Mapping[str, Any]) -> Scores:
@@ -201,6 +208,7 @@ def from_dict(data: Mapping[str, Any]) -> Scores:
             largest_class=str(data["largest_class"]),
             untested=tuple(data["untested"]),
             unsure=tuple(data.get("unsure", ())),
+            task=data.get("task", "single-label"),
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         do = "Score again from the saved logits"

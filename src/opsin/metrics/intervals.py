@@ -136,8 +136,15 @@ def resampled(units: int, draws: int, width: int) -> Iterator[Ints]:
         yield np.bincount(picks.ravel(), minlength=rows * units).reshape(rows, units)
 
 
-def bca(value: float, draws: Floats, jackknife: Floats, counts: npt.NDArray[np.int64]) -> tuple[float, float]:
-    """The bias-corrected and accelerated interval (Efron, JASA 1987) of `value` from its draws (B,), within [0, 1].
+def bca(
+    value: float,
+    draws: Floats,
+    jackknife: Floats,
+    counts: npt.NDArray[np.int64],
+    *,
+    within: tuple[float, float] = (0.0, 1.0),
+) -> tuple[float, float]:
+    """The bias-corrected and accelerated interval (Efron, JASA 1987) of `value` from its draws (B,), `within` bounds.
 
     jackknife, counts (J,): the statistic with one unit left out, and how many units give each value; alike for a
     statistic that jumps, which leaves the bias correction alone. Where the draws lie to one side of the value by more
@@ -147,7 +154,7 @@ def bca(value: float, draws: Floats, jackknife: Floats, counts: npt.NDArray[np.i
     below = 0.5 - float(np.sign(np.round(draws - value, 12)).mean()) / 2  # a draw that ties counts half
     if not NORMAL.cdf(-1) < below < NORMAL.cdf(1):
         middle, half = 2 * value - float(draws.mean()), Z * float(draws.std())
-        return max(0.0, middle - half), min(1.0, middle + half)
+        return max(within[0], middle - half), min(within[1], middle + half)
     away = np.average(jackknife, weights=counts) - jackknife
     spread = float((counts * away**2).sum())
     bias = NORMAL.inv_cdf(below)

@@ -7,7 +7,7 @@ positive records; both over all thresholds, equal scores sharing one.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -145,24 +145,40 @@ def one_against_rest(
     left both are empty.
     """
     n, k = probabilities.shape
-    of, counts = units(groups, n), np.bincount(true, minlength=k)
+    counts = np.bincount(true, minlength=k)
     chosen = [c for c in range(k) if 0 < counts[c] < n]
-    each: dict[int, dict[str, Score]] = {c: {} for c in chosen}
+    columns = ((c, slice(None), np.ascontiguousarray(probabilities[:, c]), true == c) for c in chosen)
+    macro, each = ranked_columns(columns, len(chosen), n, units(groups, n))
+    return {f"macro {name}": score for name, score in macro.items()}, each
+
+
+def ranked_columns(
+    columns: Iterable[tuple[int, Bools | slice, Floats, Bools]], many: int, n: int, of: Ints | None
+) -> tuple[dict[str, Score], dict[int, dict[str, Score]]]:
+    """RANKINGS of each of `many` columns, and their averages; both empty where there is none.
+
+    Args:
+        columns: number, which of the N records it is known for, and of these the scores and which are positive; of
+            both kinds there must be one.
+        of: the unit of every record, (N,), or None.
+    """
+    each: dict[int, dict[str, Score]] = {}
     values, added = dict.fromkeys(RANKINGS, 0.0), {name: np.zeros(n) for name in RANKINGS}
-    worths = {c: _least(true == c, of) for c in chosen}
-    for c in chosen:
-        ranked = ranking(np.ascontiguousarray(probabilities[:, c]), true == c)
+    worths = []
+    for c, rows, scores, positive in columns:
+        ranked, own = ranking(scores, positive), None if of is None else of[rows]
+        worths.append(_least(positive, own))
+        each[c] = {}
         for name, measure in RANKINGS.items():
             found = _unbiased(ranked, measure(ranked))
-            each[c][name] = by_error(found.value, _error(ranked, found, of), worth=worths[c], n=n)
-            values[name] += found.value / len(chosen)
-            added[name] += _by_record(ranked, found) / len(chosen)
-    if not chosen:
+            error = _error(ranked, found, own)
+            each[c][name] = by_error(found.value, error, worth=worths[-1], n=len(scores))
+            values[name] += found.value / many
+            added[name][rows] += _by_record(ranked, found) / many
+    if not each:
         return {}, {}
-    worth = effective(np.array(list(worths.values())))
-    return {
-        f"macro {name}": by_error(values[name], intervals.error(added[name], of), worth=worth, n=n) for name in RANKINGS
-    }, each
+    worth = effective(np.array(worths))
+    return {name: by_error(values[name], intervals.error(added[name], of), worth=worth, n=n) for name in RANKINGS}, each
 
 
 # ---- what a threshold buys

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from . import page
+from . import page, tasks
 
 MOST = 50  # classes of a table
 
@@ -31,8 +31,16 @@ def _lines(c: Mapping[str, Any]) -> Iterator[str]:
         "| | value and 95 % interval |",
         "|---|---|",
     )
-    yield from (f"| {_cell(name)} | {page.score(found)} |" for name, found in c["scores"]["overall"].items())
+    written = page.number if c["task"] == "regression" else page.score
+    yield from (f"| {_cell(name)} | {written(found)} |" for name, found in c["scores"]["overall"].items())
     classes = page.by_f1(c["scores"])
+    if c["task"] != "single-label":
+        columns = tasks.rows(c["scores"]["per_class"])
+        yield from ("", f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|")
+        for name, each in classes[:MOST]:
+            cells = (written(each[column]) if column in each else "–" for column in columns)
+            yield f"| {_cell(name)} | {' | '.join(cells)} |"
+        return
     yield from (
         "",
         "## Classes, the worst first",

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from .. import artefact, calibration, errors, evaluation, metrics
+from .. import artefact, calibration, classifier, errors, evaluation, metrics
 from ..classifier import Classifier
-from ..vocabulary import SPLITS, UNSURE, Dataset, Finding, Score, Scores, finished
+from ..vocabulary import SPLITS, UNSURE, Dataset, Finding, Scale, Score, Scores, Task, finished
+from . import tasks
 
 CONFUSIONS, EXAMPLES = 8, 4  # how many are shown, with how many pictures each
 MISTAKES = 12
@@ -28,7 +29,7 @@ class Answers:
 
     Attributes:
         part: `test`, `val`, `all`.
-        logits, targets: float `(N, K)`, int `(N,)`, before any temperature.
+        logits, targets: float `(N, K)`, int `(N,)`, before any temperature; of the other tasks both `(N, K)`.
         keys, groups: of the records; groups None where there are none.
     """
 
@@ -89,6 +90,8 @@ def of_run(
         unsure_below=description.get("unsure_below", 0.0),
         facts=description["facts"],
         data=part,
+        task=description.get("task", "single-label"),
+        scale=description.get("scale", ()),
     )
     return found | {
         "data": _data(known, findings),
@@ -97,6 +100,7 @@ def of_run(
         "run": folder.name,
         "source": known["source"],
         "group": known["group"],
+        "target": known.get("target", ""),
     }
 
 
@@ -109,12 +113,15 @@ def of_classifier(clf: Classifier, tested: Answers, data: Dataset | None = None)
         unsure_below=clf.unsure_below,
         facts=clf.facts,
         data=data,
+        task=clf.task,
+        scale=clf.scale,
     )
     if data is None:
         return found
     counts = {tested.part: data.counts()}
     refused = [asdict(refusal) for refusal in data.refused]
-    return found | {"data": _data({"counts": counts, "notes": data.notes, "refused": refused}), "source": data.name}
+    known = {"counts": counts, "records": {tested.part: len(data)}, "notes": data.notes, "refused": refused}
+    return found | {"data": _data(known), "source": data.name}
 
 
 def of_test(
@@ -125,8 +132,12 @@ def of_test(
     facts: Mapping[str, Any],
     unsure_below: float = 0.0,
     data: Dataset | None = None,
+    task: Task = "single-label",
+    scale: Scale = (),
 ) -> dict[str, Any]:
     """The part of the contents that a test alone tells."""
+    if task != "single-label":
+        return _of_other_test(tested, temperature, thresholds, facts, task, scale)
     logits = tested.logits / temperature
     shares = metrics.softmax(logits)
     own = {tested.classes.index(name): least for name, least in thresholds.items()}
@@ -143,12 +154,7 @@ def of_test(
         answers=said if decided else None,
     )
     slices = _slices(tested, data)
-    return {
-        "name": facts.get("name", "a classifier"),
-        "asked": _asked(facts, tested.classes),
-        "part": tested.part,
-        "groups": len({g or i for i, g in enumerate(tested.groups)}) if tested.groups else None,
-        "scores": metrics.to_dict(scores),
+    return _frame(tested, facts, scores, "single-label") | {
         "summary": summary(scores, grouped=tested.groups is not None),
         "confusions": _confusions(tested, said, shares),
         "mistakes": _mistakes(tested, said, shares),
@@ -156,6 +162,42 @@ def of_test(
         "worse slices": sum(one["accuracy"]["high"] < one["others"]["low"] for one in slices),
         "calibration": _calibration(tested, temperature, thresholds),
         "wants": list(facts.get("wants", [])) if decided else [],
+    }
+
+
+def _of_other_test(
+    tested: Answers,
+    temperature: float,
+    thresholds: Mapping[str, float],
+    facts: Mapping[str, Any],
+    task: Task,
+    scale: Scale,
+) -> dict[str, Any]:
+    """The same of several labels or of quantities: no confusion, no slices, and no calibration yet."""
+    answers = classifier.answers_of(tested.logits, task, temperature, scale)
+    least = [thresholds.get(name, 0.5) for name in tested.classes]
+    scores = tasks.scores(tested, answers, task, least, scale)
+    return _frame(tested, facts, scores, task) | {
+        "summary": tasks.summary(scores, grouped=tested.groups is not None),
+        "confusions": [],
+        "mistakes": tasks.mistakes(tested, answers, task, least),
+        "slices": [],
+        "worse slices": 0,
+        "calibration": None,
+        "thresholds": dict(thresholds),
+        "charts": tasks.charts(tested, answers) if task == "regression" else [],
+    }
+
+
+def _frame(tested: Answers, facts: Mapping[str, Any], scores: Scores, task: Task) -> dict[str, Any]:
+    """What every test tells, whatever its task."""
+    return {
+        "name": facts.get("name", "a classifier"),
+        "task": task,
+        "asked": _asked(facts, tested.classes),
+        "part": tested.part,
+        "groups": len({g or i for i, g in enumerate(tested.groups)}) if tested.groups else None,
+        "scores": metrics.to_dict(scores),
         "fingerprint": facts.get("fingerprint"),
         "licence": facts.get("licence"),
         "data": None,
@@ -164,6 +206,7 @@ def of_test(
         "run": None,
         "source": None,
         "group": "",
+        "target": "",
     }
 
 
@@ -254,9 +297,11 @@ def _asked(facts: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
 def _data(known: Mapping[str, Any], findings: Sequence[Finding] = ()) -> dict[str, Any]:
     refused = known["refused"]
     counts = {split: dict(each) for split, each in known["counts"].items() if sum(each.values())}
+    sizes = known.get("records") or {split: sum(each.values()) for split, each in counts.items()}
     return {
         "counts": counts,
-        "total": sum(sum(each.values()) for each in counts.values()),
+        "sizes": {split: sizes[split] for split in counts},
+        "total": sum(sizes.values()),
         "notes": list(known["notes"]),
         "findings": [{name: getattr(one, name) for name in ("severity", "text", "effect", "do")} for one in findings],
         "refused": refused[:REFUSED],

@@ -14,6 +14,7 @@ import torch
 from .. import codecs, errors
 from ..vocabulary import Store
 from . import contents as reporting
+from . import tasks
 
 THUMBNAIL = 112  # pixels of the longer side
 HEAT = 25  # the most classes whose confusion matrix is drawn
@@ -31,12 +32,13 @@ def render(contents: Mapping[str, Any], pictures: Mapping[str, str] | None = Non
 
     text = resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"percent": percent, "score": score, "points": points}
+    environment.filters |= {"percent": percent, "score": score, "points": points, "number": number}
     page = environment.from_string(text).render(
         c=contents,
         pictures=pictures or {},
         splits=reporting.splits_of(contents),
         classes=by_f1(contents["scores"]),
+        columns=tasks.rows(contents["scores"]["per_class"]),
         curves=curves(contents["learning"]),
         heat=HEAT,
         rows=ROWS,
@@ -97,13 +99,20 @@ def score(found: Mapping[str, Any]) -> str:
     return f"{100 * found['value']:.1f} % [{100 * found['low']:.1f} – {100 * found['high']:.1f}]"
 
 
+def number(found: Mapping[str, Any]) -> str:
+    """A score with its interval, as a number of its own unit."""
+    return "–" if found["value"] is None else f"{found['value']:.4g} [{found['low']:.4g} – {found['high']:.4g}]"
+
+
 def points(share: float) -> str:
     """A share as a number of hundred, without a sign: for coordinates."""
     return f"{100 * share:.2f}"
 
 
 def by_f1(scores: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """The tested classes with their scores, the worst F1 first."""
+    """The tested classes with their scores, the worst F1 first; quantities as they come."""
+    if scores.get("task") == "regression":
+        return [*scores["per_class"].items()]
     return sorted(scores["per_class"].items(), key=lambda pair: (pair[1]["F1"]["value"], pair[0]))
 
 
@@ -115,6 +124,8 @@ def curves(epochs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     charts = (
         ("Loss (smaller is better)", {"training loss": "training", "loss": "validation"}, False),
         ("Validation scores (larger is better)", {"accuracy": "accuracy", "macro F1": "macro F1"}, True),
+        ("Mean average precision on validation (larger is better)", {"mAP": "mAP"}, True),
+        ("Mean absolute error on validation (smaller is better)", {"MAE": "MAE"}, False),
     )
     found = []
     for title, names, share in charts:

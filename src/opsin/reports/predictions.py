@@ -9,6 +9,7 @@ answers of two models never meet in one file.
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -17,21 +18,34 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from .. import errors
+from ..classifier import filled
 from ..spreadsheets import guarded
-from ..vocabulary import Prediction, Refusal
+from ..vocabulary import Prediction, Refusal, Task
 
 COLUMNS = ("path", "label", "probability", "unsure", "error", "reason")
+OF_TASK: dict[Task, tuple[str, ...]] = {
+    "single-label": COLUMNS,
+    "multi-label": ("path", "labels", "error", "reason"),
+    "regression": ("path", "error", "reason"),
+}
 ROWS = 4096  # of Parquet that are written at a time
 
 
 def to_json(prediction: Prediction) -> str:
     """One line of JSON: `path`, then `label` (null where `unsure`) and `probabilities` by class, or `error` with its
-    `code` and `reason`."""
+    `code` and `reason`.
+
+    Of several labels `labels`, those that reach their threshold; of a regression `values` by quantity.
+    """
     answer: dict[str, object] = {"path": prediction.key}
     if prediction.error:
         answer["error"] = {"code": prediction.error.code, "reason": prediction.error.reason}
+    elif prediction.task == "regression":
+        answer["values"] = dict(zip(prediction.classes, prediction.values or ()))
     else:
-        answer |= {"label": prediction.label, "unsure": prediction.unsure}
+        several = {"labels": [name for name, _ in prediction.labels]}
+        one = {"label": prediction.label, "unsure": prediction.unsure}
+        answer |= one if prediction.task == "single-label" else several
         answer["probabilities"] = dict(zip(prediction.classes, prediction.probabilities or ()))
     return _printable(json.dumps(answer, ensure_ascii=False))
 
@@ -71,15 +85,19 @@ class Table:
 
 
 @contextmanager
-def predictions(file: Path | None, classes: Sequence[str], *, of: str = "") -> Iterator[Table]:
+def predictions(
+    file: Path | None, classes: Sequence[str], *, of: str = "", form: Prediction | None = None
+) -> Iterator[Table]:
     """A Table that becomes `file` when the block ends well; else what was written is kept for the next call.
 
-    Every prediction is a row: path, label, probability, unsure, error, reason, then every class's probability. Without
-    a `file` nothing is kept.
+    Every prediction is a row: path, label, probability, unsure, error, reason, then every class's probability; of
+    several labels path, labels with a bar between them, error, reason; of a regression path, error, reason, then every
+    value. Without a `file` nothing is kept.
 
     Args:
         file: ends in .csv, .jsonl or .parquet.
         of: a word for whose predictions they are: those of another model are not gone on with.
+        form: a Prediction of nothing, as `classifier.blank` gives it; by default one of a class a picture.
 
     Raises:
         CallError: for another ending.
@@ -99,37 +117,42 @@ def predictions(file: Path | None, classes: Sequence[str], *, of: str = "") -> I
             _recover(opened, table, len(classes))
         yield table
         with errors.writing(file):
-            _finish(file, part, opened, classes, make)
+            _finish(file, part, opened, form or Prediction("", tuple(classes)), make)
     finally:
         with suppress(OSError):
             opened.close()
 
 
-def _finish(file: Path, part: Path, opened: BinaryIO, classes: Sequence[str], make: Form) -> None:
+def _finish(file: Path, part: Path, opened: BinaryIO, form: Prediction, make: Form) -> None:
     opened.close()
     whole = file.with_name(f".{part.name}")
     try:
         with part.open("rb") as lines:
-            make(whole, (_read(line, tuple(classes)) for line in lines), classes)
+            make(whole, (_read(line, form) for line in lines), form)
         whole.replace(file)
     finally:
         whole.unlink(missing_ok=True)
     part.unlink()
 
 
-# ── the part: a line of JSON for each, [path, probabilities or null, code, reason, answer] ──
+# ── the part: a line of JSON for each, [path, probabilities or values or null, code, reason, answer] ──
 
 
 def _line(prediction: Prediction) -> bytes:
     error = prediction.error
     told = [error.code, error.reason] if error else ["", ""]
-    return json.dumps([prediction.key, prediction.probabilities, *told, prediction.answer]).encode() + b"\n"
+    return json.dumps([prediction.key, _numbers(prediction), *told, prediction.answer]).encode() + b"\n"
 
 
-def _read(line: bytes, classes: tuple[str, ...]) -> Prediction:
+def _numbers(prediction: Prediction) -> tuple[float, ...] | None:
+    return prediction.values if prediction.task == "regression" else prediction.probabilities
+
+
+def _read(line: bytes, form: Prediction) -> Prediction:
     key, found, code, reason, answer = json.loads(line)
-    error = Refusal(key, code, reason) if found is None else None
-    return Prediction(key, classes, tuple(found) if found is not None else None, error, answer)
+    if found is None:
+        return dataclasses.replace(form, key=key, error=Refusal(key, code, reason))
+    return filled(form, key, tuple(found), answer)
 
 
 def _recover(part: BinaryIO, table: Table, classes: int) -> None:
@@ -152,7 +175,7 @@ def _recover(part: BinaryIO, table: Table, classes: int) -> None:
 
 # ── the forms ──
 
-Form = Callable[[Path, Iterable[Prediction], Sequence[str]], None]
+Form = Callable[[Path, Iterable[Prediction], Prediction], None]
 
 
 def _form(file: Path) -> Form:
@@ -165,32 +188,53 @@ def _form(file: Path) -> Form:
     return FORMS[ending]
 
 
-def _csv(file: Path, found: Iterable[Prediction], classes: Sequence[str]) -> None:
+def _csv(file: Path, found: Iterable[Prediction], form: Prediction) -> None:
     with file.open("w", newline="", encoding="utf-8", errors="surrogateescape") as opened:
         rows = csv.writer(opened)
-        rows.writerow([*COLUMNS, *map(guarded, classes)])
+        rows.writerow([*OF_TASK[form.task], *map(guarded, form.classes)])
         rows.writerows(map(_row, found))
 
 
 def _row(prediction: Prediction) -> list[str]:
-    label, error = prediction.label, prediction.error
-    best = "" if prediction.probability is None else f"{prediction.probability:.6f}"
-    unsure = "" if error else "yes" if prediction.unsure else "no"
-    told = [error.code, error.reason] if error else ["", ""]
-    others = [f"{p:.6f}" for p in prediction.probabilities or ()]
-    return [guarded(prediction.key), guarded(label or ""), best, unsure, *map(guarded, told), *others]
+    digits = ".6g" if prediction.task == "regression" else ".6f"
+    said = {True: "yes", False: "no", None: ""}
+    told = [
+        said[value]
+        if value is None or isinstance(value, bool)
+        else f"{value:{digits}}"
+        if isinstance(value, float)
+        else guarded(value)
+        for value in _told(prediction)
+    ]
+    return [*told, *(f"{v:{digits}}" for v in _numbers(prediction) or ())]
 
 
-def _jsonl(file: Path, found: Iterable[Prediction], classes: Sequence[str]) -> None:
+def _told(prediction: Prediction) -> list[str | float | bool | None]:
+    """What stands in the columns of OF_TASK."""
+    error, found = prediction.error, prediction.probabilities
+    told: dict[str, str | float | bool | None] = {
+        "path": prediction.key,
+        "label": prediction.label,
+        "labels": None if found is None else "|".join(name for name, _ in prediction.labels),
+        "probability": prediction.probability,
+        "unsure": None if error else prediction.unsure,
+        "error": error.code if error else None,
+        "reason": error.reason if error else None,
+    }
+    return [told[name] for name in OF_TASK[prediction.task]]
+
+
+def _jsonl(file: Path, found: Iterable[Prediction], form: Prediction) -> None:
     with file.open("w", newline="", encoding="utf-8") as opened:
         opened.writelines(to_json(prediction) + "\n" for prediction in found)
 
 
-def _parquet(file: Path, found: Iterable[Prediction], classes: Sequence[str]) -> None:
+def _parquet(file: Path, found: Iterable[Prediction], form: Prediction) -> None:
     pyarrow = _pyarrow()
-    names = [_printable(name) + (" (class)" if name in COLUMNS else "") for name in classes]
+    first = OF_TASK[form.task]
+    names = [_printable(name) + (" (class)" if name in first else "") for name in form.classes]
     other = {"probability": pyarrow.float64(), "unsure": pyarrow.bool_()}
-    kinds = [(name, other.get(name, pyarrow.string())) for name in COLUMNS]
+    kinds = [(name, other.get(name, pyarrow.string())) for name in first]
     schema = pyarrow.schema([*kinds, *((name, pyarrow.float64()) for name in names)])
     found = iter(found)
     with pyarrow.parquet.ParquetWriter(file, schema) as writer:
@@ -200,19 +244,8 @@ def _parquet(file: Path, found: Iterable[Prediction], classes: Sequence[str]) ->
 
 
 def _values(prediction: Prediction) -> list[Any]:
-    texts = [prediction.key, prediction.label]
-    told = [prediction.error.code, prediction.error.reason] if prediction.error else [None, None]
-    unsure = None if prediction.error else prediction.unsure
-    path, label, code, reason = (None if text is None else _printable(text) for text in (*texts, *told))
-    return [
-        path,
-        label,
-        prediction.probability,
-        unsure,
-        code,
-        reason,
-        *(prediction.probabilities or [None] * len(prediction.classes)),
-    ]
+    told = [_printable(value) if isinstance(value, str) else value for value in _told(prediction)]
+    return [*told, *(_numbers(prediction) or [None] * len(prediction.classes))]
 
 
 def _pyarrow() -> Any:

@@ -217,7 +217,7 @@ def cross_validate(
     Raises:
         CallError, DataError, MachineError: as `series.begin` and `events` say.
     """
-    chosen = _chosen(recipe, network, how)
+    chosen = _chosen(data, recipe, network, how)
     folder = Path(resume) if resume else series.begin(data, chosen, folds=folds, out=out, leaks=leaks)
     return _all_of(folder, data, network, how)
 
@@ -242,7 +242,7 @@ def repeat(
     Raises:
         CallError, DataError, MachineError: as `series.begin` and `events` say.
     """
-    chosen = _chosen(recipe, network, how)
+    chosen = _chosen(data, recipe, network, how)
     folder = Path(resume) if resume else series.begin(data, chosen, seeds=seeds, out=out, leaks=leaks)
     return _all_of(folder, data, network, how)
 
@@ -268,12 +268,12 @@ def _begun(
 ) -> Path:
     if start and network is not None:
         raise errors.CallError("start", expected="a model to start from, or a network of your own", received="both")
-    return create(data, _chosen(recipe, network, how), out=out, leaks=leaks, start=start)
+    return create(data, _chosen(data, recipe, network, how), out=out, leaks=leaks, start=start)
 
 
-def _chosen(recipe: str | Recipe, network: nn.Module | None, how: Execution) -> Recipe:
-    chosen = recipe if isinstance(recipe, Recipe) else recipes.read(recipe)
-    check(chosen, how, network)
+def _chosen(data: Dataset, recipe: str | Recipe, network: nn.Module | None, how: Execution) -> Recipe:
+    chosen = recipe if isinstance(recipe, Recipe) else recipes.read(recipe, task=data.task)
+    check(chosen, how, network, task=data.task)
     return chosen
 
 

@@ -33,10 +33,12 @@ class Origin:
     group: str = ""
     picture: str = ""
     target: str = ""
+    task: str = ""
 
     def read(self) -> Dataset:
         """The data, read again."""
-        return sources.read(self.source, group=self.group, picture=self.picture, target=self.target)
+        columns = {"picture": self.picture, "target": self.target, "task": self.task}
+        return sources.read(self.source, group=self.group, **columns)
 
 
 NOWHERE = Origin()
@@ -131,6 +133,7 @@ def _write_data(folder: Path, data: Dataset, origin: Origin) -> None:
         "split": splits.fingerprint(data),
         "classes": list(data.classes),
         "counts": {split: data.part(split).counts() for split in SPLITS},
+        "records": {split: len(data.part(split)) for split in SPLITS},
         "notes": list(data.notes),
         "refused": [dataclasses.asdict(refusal) for refusal in data.refused],
     }
@@ -186,6 +189,11 @@ def unchanged(folder: Path, data: Dataset | None = None) -> Dataset:
             do="Put the data back as it was, or start a new run",
         )
     return data
+
+
+def target_of(folder: Path) -> str:
+    """The columns of a table that the run's user named; "" for none."""
+    return str(_read_data(folder).get("target", ""))
 
 
 def _read_data(folder: Path) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def evaluating(
     chosen, caches = yield from told(cache.build(chosen, [clf.preprocessing]), "decoding", len(chosen))
     expected = evaluation.targets(clf, chosen)
     found = yield from told(evaluation.logits(clf, caches[0]), "scoring", len(chosen))
-    largest = clf.facts.get("largest class") or max(chosen.counts().items(), key=lambda pair: pair[1])[0]
+    largest = clf.facts.get("largest class") or largest_class(chosen)
     groups = evaluation.groups(chosen)
     scores = evaluation.score(clf, found, expected, largest, groups=groups)
     keys = tuple(record.key for record in chosen.records)
@@ -92,6 +92,11 @@ def with_mirrored(clf: Classifier, answers: Answers, data: Dataset) -> Generator
     mean = dataclasses.replace(answers, logits=(answers.logits + other) / 2)
     largest = clf.facts.get("largest class") or max(data.counts().items(), key=lambda pair: pair[1])[0]
     return mean, evaluation.score(clf, mean.logits, mean.targets, largest, groups=mean.groups)
+
+
+def largest_class(data: Dataset) -> str:
+    """The class of most records; "" for the other tasks."""
+    return max(data.counts().items(), key=lambda pair: pair[1])[0] if data.task == "single-label" else ""
 
 
 def told(work: Work[T], what: str, of: int) -> Generator[Event, None, T]:

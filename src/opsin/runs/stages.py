@@ -21,9 +21,11 @@ from .. import (
     augmentation,
     cache,
     calibration,
+    classifier,
     errors,
     evaluation,
     features,
+    heads,
     losses,
     metrics,
     models,
@@ -44,10 +46,10 @@ from ..plans import Plan
 from ..preprocessing import Preprocessing
 from ..recipe import Recipe
 from ..training import Job, TrainState
-from ..vocabulary import SPLITS, Dataset, Event, Record, Split
+from ..vocabulary import SPLITS, Dataset, Event, Record, Scale, Split, Task
 from . import folder as folders
 from . import origins
-from .scoring import pictures, told
+from .scoring import largest_class, pictures, told
 
 CHECKPOINT_SECONDS = 60.0
 MANY = 500  # steps below which nobody asks whether compiling would pay
@@ -68,25 +70,61 @@ class Execution:
 MEASURED = Execution()
 
 
-def check(recipe: Recipe, how: Execution = MEASURED, network: nn.Module | None = None) -> None:
-    """Refuse what no data could make possible, before there is a run's folder to leave behind.
+def check(
+    recipe: Recipe, how: Execution = MEASURED, network: nn.Module | None = None, *, task: Task | None = None
+) -> None:
+    """Refuse what no data, or none of a task, could make possible, before there is a run's folder to leave behind.
 
     Raises:
-        CallError: for names that no table holds, a network without published weights, and a device that is not here.
+        CallError: for names that no table holds, a network without published weights, a device that is not here, and
+            choices that do not fit the task.
     """
     if network is None:
         models.spec_for(recipe.model.network, 2, 64)
         if recipe.model.pretrained:
             weights.pretrained_info(recipe.model.network)
     _road(recipe, 64)
-    losses.loss(recipe.learn.loss)
+    if task:
+        _check_task(recipe, task)
     for what, name, table in (
+        ("loss", recipe.learn.loss, {name for known in losses.OF_TASK.values() for name in known}),
         ("optimiser", recipe.optim.optimiser, optim.OPTIMISERS),
         ("schedule", recipe.optim.schedule, optim.SCHEDULES),
     ):
         if name not in table:
             raise errors.unknown(what, name, table)
     _offered(how), _offered_for_features(how)
+
+
+METRICS: dict[Task, tuple[str, ...]] = {
+    "single-label": ("accuracy", "macro F1", "loss"),
+    "multi-label": ("mAP", "loss"),
+    "regression": ("MAE", "loss"),
+}
+
+
+def _check_task(recipe: Recipe, task: Task) -> None:
+    """Refuse choices that are another task's.
+
+    Mixed pictures have a share of each label, and so have mixed labels. Of quantities that is not so: of a picture
+    turned by 30° and one by -30°, blended, 0° is wrong; so neither MixUp nor CutMix.
+    """
+    learn, augment = recipe.learn, recipe.augment
+    losses.loss(learn.loss, task)
+    if learn.metric not in METRICS[task]:
+        raise errors.CallError(f"metric {learn.metric} is not for {task}", expected=", ".join(METRICS[task]))
+    if task == "single-label":
+        return
+    choices = (
+        ("class_weights", learn.class_weights != "none"),
+        ("sampling", learn.sampling != "natural"),
+        ("label_smoothing", learn.label_smoothing > 0),
+        ("mixup", augment.mixup > 0 and task == "regression"),
+        ("cutmix", augment.cutmix > 0 and task == "regression"),
+    )
+    for name, chosen in choices:
+        if chosen:
+            raise errors.CallError(f"{name} is not for {task}", do=f"Leave {name} out, or use the preset for {task}")
 
 
 def _offered(how: Execution) -> list[Plan]:
@@ -132,7 +170,8 @@ def stream(
     yield from _trained(state, job, folder)
     state.network.load_state_dict(state.best or state.weights())
     facts = _facts(recipe, data, divided, started)
-    clf = Classifier(state.network.cpu().float(), spec, road, data.classes, facts=facts)
+    facts |= {"target": folders.target_of(folder)} if data.task != "single-label" else {}
+    clf = Classifier(state.network.cpu().float(), spec, road, data.classes, data.task, facts=facts, scale=job.scale)
     yield from _scored(folder, clf, pixels, recipe)
 
 
@@ -154,6 +193,9 @@ def _resolved(
         size = origin.size if origin else _size(data)
     if recipe.learn.grow_from >= size:
         raise errors.CallError("grow_from", expected=f"less than the size, {size}", received=recipe.learn.grow_from)
+    _check_task(recipe, data.task)
+    if data.task == "regression" and "safe" in (recipe.augment.hflip, recipe.augment.vflip):
+        recipe = recipe.set(**{flip: "no" for flip in ("hflip", "vflip") if getattr(recipe.augment, flip) == "safe"})
     augment, notes = augmentation.resolved(recipe.augment, data.classes)
     road = _road(recipe, size)
     steps = road.pipeline.text if road.pipeline else ""
@@ -228,7 +270,29 @@ def _job(recipe: Recipe, pixels: Pixels, enlarged: Pixels | None, road: Preproce
         balanced=learn.sampling == "balanced",
         sides=growing(learn.grow_from, recipe.pixels.size, learn.epochs) if learn.grow_from else (),
     )
-    return Job(batches, val, classes, weights_, road, recipe, Plan())
+    return Job(batches, val, classes, weights_, road, recipe, Plan(), train.data.task, _scale(train.data))
+
+
+def _scale(train: Dataset) -> Scale:
+    """The mean and deviation of every quantity's training values; () for the other tasks.
+
+    Raises:
+        DataError: for a quantity whose training values are not two different ones.
+    """
+    if train.task != "regression":
+        return ()
+    found = []
+    for name, column in zip(train.classes, zip(*(record.targets for record in train.records))):
+        known = np.array([value for value in column if value is not None])
+        if len(np.unique(known)) < 2:
+            raise errors.DataError(
+                f"{name!r} cannot be learned",
+                expected="two different training values or more",
+                received=f"{len(known):,} values",
+                do="Look at the table, and at the split",
+            )
+        found.append((float(known.mean()), float(known.std())))
+    return tuple(found)
 
 
 def _planned(folder: Path, network: nn.Module, job: Job, how: Execution) -> Generator[Event, None, Job]:
@@ -287,10 +351,13 @@ def _first_weights(
         network.fit_stem(preprocessing.normalise(job.preprocessing, train.take(rows)).to(job.plan.device))
     if job.recipe.model.tuned and job.recipe.finetune.head == "fitted":
         vectors = yield from _vectors(network, train, job, folder, how)
-        groups = [record.group for record in train.data.records]
-        (weight, bias), told_ = features.best_head(
-            vectors, train.targets().numpy(), job.classes, groups=groups if any(groups) else None, seed=job.recipe.seed
-        )
+        groups = evaluation.groups(train.data)
+        targets, seed = train.targets(), job.recipe.seed
+        if job.task == "single-label":
+            (weight, bias), told_ = features.best_head(vectors, targets.numpy(), job.classes, groups=groups, seed=seed)
+        else:
+            aims = losses.standardised(targets, job.scale).numpy()
+            (weight, bias), told_ = heads.best_heads(vectors, aims, job.task, groups=groups, seed=seed)
         yield _note(told_)
         head = models.head(network)
         with torch.no_grad():
@@ -345,7 +412,7 @@ def _facts(recipe: Recipe, data: Dataset, divided: dict[str, str], started: dict
         "recipe": recipe.to_dict(),
         "fingerprint": data.fingerprint,
         **divided,
-        "largest class": max(data.train.counts().items(), key=lambda pair: pair[1])[0],
+        "largest class": largest_class(data.train),
         "records": {split: len(data.part(split)) for split in SPLITS},
         "refused": len(data.refused),
         **started,
@@ -371,7 +438,11 @@ def _scored(folder: Path, clf: Classifier, pixels: Pixels, recipe: Recipe) -> It
             found = yield from told(evaluation.logits(loaded, part), f"scoring {split}", len(part))
             evaluation.save_logits(folder / "logits" / f"{split}.npz", part.data, found, clf.classes)
             expected = evaluation.targets(loaded, part.data)
-            if split == "val" and _val_chose_nothing(recipe):
+            if split == "val" and loaded.task == "multi-label":
+                least = metrics.best_thresholds(classifier.answers(loaded, found), expected)
+                loaded = dataclasses.replace(loaded, thresholds=dict(zip(loaded.classes, least)))
+                yield _note(f"a threshold a label, of the best F1 on {len(part):,} val pictures")
+            if split == "val" and loaded.task == "single-label" and _val_chose_nothing(recipe):
                 loaded = calibration.calibrate(loaded, found, expected)
                 yield _note(f"calibrated on {len(part):,} val pictures: temperature {loaded.temperature:.3f}")
             groups = evaluation.groups(part.data)

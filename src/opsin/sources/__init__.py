@@ -51,7 +51,12 @@ READABLE = (
 
 
 def read(
-    source: str | Path | Items | Mapping[str, Items], *, group: str = "", picture: str = "", target: str = ""
+    source: str | Path | Items | Mapping[str, Items],
+    *,
+    group: str = "",
+    picture: str = "",
+    target: str = "",
+    task: str = "",
 ) -> Dataset:
     """The Dataset that `source` holds. Records are sorted by key; classes are numbered by name.
 
@@ -61,11 +66,13 @@ def read(
             `classes` and gives (picture, index of its class) for each index; or several by their splits' names.
         group: a regular expression on a record's key; its first group, or all of the match, is the record's group.
             For a table also the name of a column. `PatientID`: of DICOM files, the patient, by a name of our own.
-        picture, target: a table's columns of paths and of classes, where their names do not tell.
+        picture, target: a table's columns of paths and of classes, where their names do not tell; several targets
+            have commas between them.
+        task: `single-label`, `multi-label` or `regression`, where a table's columns do not tell.
 
     Raises:
-        CallError: the path does not exist, the name is unknown, `group` is not a regular expression, or a column is
-            named that is not there.
+        CallError: the path does not exist, the name is unknown, `group` is not a regular expression, or a column or
+            a task is named that is not there.
         DataError: no pictures, one class, a class that training lacks, a broken archive, a record without a group.
         MachineError: a named set had to be downloaded and could not be.
         MissingExtra: pyarrow, for Parquet.
@@ -78,9 +85,9 @@ def read(
         return _with_groups(data, pattern) if (pattern := layout.pattern_of(group)) else data
     path = Path(source)
     if manifests.is_manifest(path) and path.is_file():
-        columns = manifests.Columns(picture, target, group)
+        columns = manifests.Columns(picture, target, group, task)
         return manifests.read(path, columns)
-    if picture or target:
+    if picture or target or task not in ("", "single-label"):
         raise CallError("columns", expected="a .csv, .tsv or .parquet file", received=str(source))
     pattern = layout.pattern_of(group)
     if path.exists():

@@ -250,6 +250,7 @@ def fingerprint(records: Iterable[Record], classes: Sequence[str]) -> str:
     """What the data is, as 64 hexadecimal letters: equal for a folder and a zip of it, whatever its path or date.
 
     SHA-256 over the sorted lines `key, size, crc, class, split, group`, tab-separated, in UTF-8 with surrogates passed;
+    of the other tasks' records also `name=value` for every target that is known;
     backslash, tab and newline inside a value are escaped, so two different data sets never give the same lines.
     """
     digest = hashlib.sha256()
@@ -264,4 +265,6 @@ _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n"})
 def _fields(record: Record, classes: Sequence[str]) -> tuple[str, ...]:
     name = "" if record.target is None else classes[record.target]
     key, name, group = (text.translate(_ESCAPES) for text in (record.key, name, record.group or ""))
-    return key, str(record.size), str(record.crc), name, record.split or "", group
+    known = ((cls.translate(_ESCAPES), value) for cls, value in zip(classes, record.targets) if value is not None)
+    targets = (f"{cls}={value!r}" for cls, value in known)
+    return key, str(record.size), str(record.crc), name, record.split or "", group, *targets

@@ -1,6 +1,7 @@
 """A table of paths and classes → Dataset: CSV in any common encoding, or Parquet (extra `parquet`).
 
 One column names pictures below the table's own folder, one their classes; columns called split and group are followed.
+Several labels a row, and numbers, are read by `targets`.
 Nothing outside that folder is ever read: absolute paths, `..` and links that lead out are refused, row by row.
 """
 
@@ -20,7 +21,7 @@ from pathlib import Path
 from ..errors import CallError, DataError, MissingExtra
 from ..spreadsheets import bare
 from ..vocabulary import Dataset, Refusal, Split
-from . import layout
+from . import layout, targets
 from .listing import Entry, File, in_threads
 from .stores import FolderStore, escapes
 
@@ -40,8 +41,9 @@ class Columns:
     """What the user says of a table's columns; "" where nothing."""
 
     picture: str = ""
-    target: str = ""
+    target: str = ""  # or several, with commas between
     group: str = ""  # a column or a regular expression
+    task: str = ""
 
 
 def is_manifest(path: Path) -> bool:
@@ -63,8 +65,13 @@ def read(path: Path, columns: Columns) -> Dataset:
     rows, refused = _rows(table, chosen, root)
     entries, unread = _examined(rows, root)
     refused += unread
-    placed = [layout.Placed(entry, rows[entry.key].cls, rows[entry.key].split) for entry in entries]
-    found = layout.settle(placed, sorted(refused, key=lambda refusal: (refusal.key, refusal.code)))
+    refused.sort(key=lambda refusal: (refusal.key, refusal.code))
+    if chosen.many:
+        said = {key: (row.cls, row.split) for key, row in rows.items()}
+        found = layout.Arranged(targets.records(entries, said, chosen.many, path), chosen.many.classes, tuple(refused))
+    else:
+        placed = [layout.Placed(entry, rows[entry.key].cls, rows[entry.key].split) for entry in entries]
+        found = layout.settle(placed, refused)
     groups = {key: row.group for key, row in rows.items() if row.group}
     if columns.group and columns.group not in table:
         pattern = layout.pattern_of(columns.group)
@@ -74,7 +81,7 @@ def read(path: Path, columns: Columns) -> Dataset:
     notes += [f"{len(set(groups.values())):,} groups"] if groups else []
     digest = layout.fingerprint(records, found.classes)
     return Dataset(path.stem, records, found.classes, FolderStore(root), digest, found.refused,
-                   (*notes, *found.notes))  # fmt: skip
+                   (*notes, *found.notes), chosen.many.task if chosen.many else "single-label")  # fmt: skip
 
 
 def paths(path: Path) -> tuple[Path, list[str], list[Refusal]]:
@@ -143,9 +150,12 @@ def _parquet(path: Path) -> Table:
         table = pyarrow.parquet.read_table(path)
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path} is not a whole Parquet file: {error}"[:300]) from error
-    plain = {name: table.column(name) for name in table.column_names if not pyarrow.types.is_nested(
-        table.schema.field(name).type) and not pyarrow.types.is_binary(table.schema.field(name).type)}  # fmt: skip
-    return {name: ["" if v is None else str(v) for v in column.to_pylist()] for name, column in plain.items()}
+    kinds = {field.name: field.type for field in table.schema}
+    lists = {name for name, kind in kinds.items() if pyarrow.types.is_list(kind) or pyarrow.types.is_large_list(kind)}
+    plain = {name: table.column(name) for name, kind in kinds.items()
+             if name in lists or not (pyarrow.types.is_nested(kind) or pyarrow.types.is_binary(kind))}  # fmt: skip
+    return {name: ["" if value is None else "|".join(map(str, value)) + "|" if name in lists else str(value)
+                   for value in column.to_pylist()] for name, column in plain.items()}  # fmt: skip
 
 
 # ── its columns ──
@@ -157,22 +167,25 @@ class _Chosen:
     target: str
     split: str
     group: str
+    many: targets.Targets | None = None
 
 
 def _chosen(table: Table, asked: Columns, root: Path, path: Path) -> tuple[_Chosen, list[str]]:
-    for name in filter(None, (asked.picture, asked.target)):
-        if name not in table:
-            raise CallError(f"{path} has no column {name!r}", expected=f"one of {', '.join(table)}")
+    if asked.picture and asked.picture not in table:
+        raise CallError(f"{path} has no column {asked.picture!r}", expected=f"one of {', '.join(table)}")
     split = _called(table, SPLITS)
     split = split if {v.lower() for v in table.get(split, ()) if v} <= set(layout.SPLIT_NAMES) else ""
     group = asked.group if asked.group in table else "" if asked.group else _called(table, ("group",))
     picture = asked.picture or _picture_column(table, root, path)
-    target = asked.target or _target_column(table, {picture, split, group}, path)
-    used = (picture, target, split, group)
-    said = f"pictures from column {picture!r}, classes from {target!r}"
-    others = [name for name in table if name not in used]
+    elsewhere = {picture, split, group}
+    usual = _called({name: table[name] for name in table if name not in elsewhere}, TARGETS)
+    many = targets.find(table, asked.target, asked.task, elsewhere, usual, path)
+    columns = many.columns if many else (asked.target or _target_column(table, elsewhere, path),)
+    what = {"multi-label": "labels", "regression": "numbers"}[many.task] if many else "classes"
+    said = f"pictures from column {picture!r}, {what} from {', '.join(map(repr, columns))}"
+    others = [name for name in table if name not in {*elsewhere, *columns}]
     said += f"; not used: {', '.join(map(repr, others))}" if others else ""
-    return _Chosen(*used), [said]
+    return _Chosen(picture, columns[0], split, group, many), [said]
 
 
 def _called(table: Table, names: Sequence[str]) -> str:
@@ -222,7 +235,8 @@ class _Row:
 def _rows(table: Table, chosen: _Chosen, root: Path) -> tuple[dict[str, _Row], list[Refusal]]:
     """What is said of each picture, once, and the rows that say nothing that can be used."""
     nothing = [""] * len(table[chosen.picture])
-    columns = (table.get(name, nothing) for name in (chosen.target, chosen.split, chosen.group))
+    said_of = chosen.many.texts if chosen.many else table[chosen.target]
+    columns = (said_of, *(table.get(name, nothing) for name in (chosen.split, chosen.group)))
     rows: dict[str, _Row] = {}
     refused: list[Refusal] = []
     said: Counter[str] = Counter()

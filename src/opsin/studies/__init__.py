@@ -218,7 +218,7 @@ def _answer(clf: Classifier, run: Engine, found: _Answers, row: int, places: ran
         return
     at, images, sizes = zip(*there)
     probabilities = classifier.probabilities(clf, run(torch.stack(images).numpy()))
-    found.labels[row, at], found.confidence[row, at] = probabilities.argmax(1), probabilities.max(1)
+    found.labels[row, at], found.confidence[row, at] = classifier.named(clf, probabilities), probabilities.max(1)
     found.bytes[row, at] = sizes
 
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -28,7 +29,7 @@ from ..cache import Pixels
 from ..plans import Plan
 from ..preprocessing import Preprocessing
 from ..recipe import Recipe
-from ..vocabulary import Event
+from ..vocabulary import Event, Scale, Task
 from .rates import Trial, rate_chart, smoothed_losses, suggested_rate
 from .sheet import contact_sheet
 from .state import TrainState, load, save
@@ -64,6 +65,8 @@ class Job:
     preprocessing: Preprocessing
     recipe: Recipe  # sizes and flips resolved
     plan: Plan
+    task: Task = "single-label"
+    scale: Scale = ()  # of quantities: the network gives them at mean 0 and deviation 1
 
 
 def start(network: nn.Module, job: Job) -> TrainState:
@@ -94,13 +97,11 @@ def step(state: TrainState, job: Job, batch: Batch) -> float:
     state.optimiser.zero_grad()
     total = 0.0
     for part in batch.parts(state.micro):
-        images, targets, others, shares = (tensor.to(job.plan.device) for tensor in part)
+        images, *aims = (tensor.to(job.plan.device) for tensor in part)
         inputs = preprocessing.normalise(job.preprocessing, images)
         with plans.autocast(job.plan):
             logits = state.forward(plans.lay_out(inputs, job.plan))
-        hot = losses.mixed_targets(targets, others, shares, job.classes)
-        soft = losses.smoothed(hot, recipe.learn.label_smoothing)
-        each = losses.loss(recipe.learn.loss)(logits.float(), soft) * (hot * job.weights.to(hot.device)).sum(1)
+        each = losses.each(logits.float(), aims, job.weights, recipe.learn, job.task, job.scale)
         loss = each.sum() / len(batch.images)
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.item()
@@ -265,6 +266,10 @@ def _validate(state: TrainState, job: Job) -> dict[str, float]:
     with _averaged(state):
         found = logits(state.network, job.val, job.preprocessing, job.plan)
     targets = job.val.targets()
+    if job.task != "single-label":
+        aims = losses.standardised(targets, job.scale)
+        loss = float(losses.loss(job.recipe.learn.loss, job.task)(found, aims).mean())
+        return {"loss": loss, **_brief(found.numpy(), targets.numpy(), job.scale)}
     soft = losses.soft_targets(targets, job.classes)
     matrix = metrics.confusion(targets.numpy(), found.argmax(1).numpy(), job.classes)
     return {
@@ -272,6 +277,15 @@ def _validate(state: TrainState, job: Job) -> dict[str, float]:
         "accuracy": float(matrix.trace() / matrix.sum()),
         "macro F1": metrics.macro_f1(matrix),
     }
+
+
+def _brief(found: np.ndarray, targets: np.ndarray, scale: Scale) -> dict[str, float]:
+    """mAP of labels; MAE and R² of quantities, from outputs at mean 0 and deviation 1."""
+    if not scale:
+        value = metrics.mean_average_precision(found, targets)
+        return {} if math.isnan(value) else {"mAP": value}
+    means, deviations = np.array(scale).T
+    return metrics.brief_errors(found * deviations + means, targets, deviations)
 
 
 @contextmanager
@@ -290,7 +304,7 @@ def _best_epoch(history: list[dict[str, float]], metric: str) -> int:
     """The first epoch, from 0, with the best score; the last one where nothing was scored."""
     if not history or metric not in history[-1]:
         return len(history) - 1
-    better = operator.lt if metric == "loss" else operator.gt
+    better = operator.lt if metric in ("loss", "MAE") else operator.gt
     best = 0
     for epoch, scores in enumerate(history):
         if better(scores[metric], history[best][metric]):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import cv2
 import numpy as np
+from torch import Tensor
 
 from ..batches import Batch
 
@@ -28,11 +30,21 @@ def contact_sheet(batch: Batch, classes: Sequence[str], *, most: int = 24, colum
 
 def _labels(batch: Batch, place: int, classes: Sequence[str]) -> list[str]:
     """The class, or both with their shares, the larger one first, where two are to be seen."""
-    own, other = classes[int(batch.targets[place])], classes[int(batch.others[place])]
+    own, other = _called(batch.targets[place], classes), _called(batch.others[place], classes)
     share = float(batch.shares[place])
     if own == other or share >= 0.995 or share < 0.005:
         return [other if share < 0.005 else own]
     return [f"{part:.2f} {name}" for part, name in sorted([(share, own), (1 - share, other)], reverse=True)]
+
+
+def _called(target: Tensor, classes: Sequence[str]) -> str:
+    """A class by its index; of several targets the labels that are there, or the quantities."""
+    if not target.is_floating_point():
+        return classes[int(target)]
+    values = dict(zip(classes, target.tolist()))
+    if all(value in (0, 1) or math.isnan(value) for value in values.values()):
+        return ", ".join(name for name, value in values.items() if value == 1) or "no label"
+    return ", ".join(f"{name} {value:.4g}" for name, value in values.items())
 
 
 def _tile(picture: np.ndarray, labels: Sequence[str], lines: int) -> np.ndarray:

@@ -25,6 +25,7 @@ from ...errors import CallError
 )
 @click.option("--save", type=click.Path(path_type=Path, file_okay=False), help="Where the model with them goes.")
 @click.option("--tta", is_flag=True, help="Also with mirror images, the mean of two answers a picture, side by side.")
+@click.option("--target", default="", metavar="COLUMNS", help="Of a table, as it was given to opsin train.")
 @click.option("--report", type=click.Path(path_type=Path, file_okay=False), help="Write report.html and .json there.")
 @click.option("--pictures/--no-pictures", default=True, help="Whether the report may show pictures of mistakes.")
 @click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON, and nothing else.")
@@ -33,6 +34,7 @@ def command(
     data: str,
     part: str | None,
     group: str,
+    target: str,
     wants: tuple[str, ...],
     save: Path | None,
     tta: bool,
@@ -54,7 +56,8 @@ def command(
     clf = runs.load(model)
     if bool(wants) != bool(save):
         raise CallError("--want and --save", expected="both: a new model is saved", received="one")
-    read = sources.read(data, group=group)
+    task = "" if clf.task == "single-label" else clf.task
+    read = sources.read(data, group=group, target=target or clf.facts.get("target", ""), task=task)
     if wants and save:
         clf, settled = render.watched(quiet, runs.settling(clf, read, "; ".join(wants)))
         artefact.save(clf, save)

@@ -34,6 +34,8 @@ def command(
 ) -> None:
     """Name what is on pictures. MODEL is a model's folder, a run's name, last, or imagenet.
 
+    Of several labels a line has those that reach their threshold; of a regression the values.
+
     PATHS are files, folders, zips, tars, tables with a column of paths (CSV, TSV, Parquet), and - for paths on standard
     input, one a line. Every file gets a line: its classes with probabilities, or its error. With --out they are written
     there, and shown only as far as --json asks.
@@ -49,7 +51,9 @@ def command(
     found = sources.gather(_expanded(paths), whole=len(paths) > 1 or Path("-") in paths)
     told = render.console(stderr=True)
     of = _work(classifier.digest(clf), paths, fast)
-    with _kept(out), reports.predictions(out, clf.classes, of=of) as table, isolation.Decoders() as children:
+    form = classifier.blank(clf)
+    table_of = reports.predictions(out, clf.classes, of=of, form=form)
+    with _kept(out), table_of as table, isolation.Decoders() as children:
         decode = codecs.decode if trusted else children.decode
         left = [name for name in found.places if name not in table.done]
         if table.done:
@@ -128,6 +132,13 @@ def _show(prediction: Any, top: int, as_json: bool) -> None:
         click.echo(reports.to_json(prediction))
     elif prediction.error:
         click.echo(f"{prediction.key}   error {prediction.error.code}: {prediction.error.reason}")
+    elif prediction.task == "regression":
+        values = "   ".join(f"{name} {value:.4g}" for name, value in zip(prediction.classes, prediction.values))
+        click.echo(f"{prediction.key}   {values}")
+    elif prediction.task == "multi-label":
+        named = "   ".join(f"{name} {probability:.3f}" for name, probability in prediction.labels)
+        name, best = prediction.top(1)[0]
+        click.echo(f"{prediction.key}   {named or f'no label, most likely {name} {best:.3f}'}")
     else:
         named = "   ".join(f"{name} {probability:.3f}" for name, probability in prediction.top(top))
         first = prediction.top(1)[0][0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,7 +21,7 @@ from ...comparison import Comparison
 from ...errors import Interrupted
 from ...recipe import Recipe
 from ...studies import Study, conclusions
-from ...vocabulary import SPLITS, Dataset, Event, Scores, Work
+from ...vocabulary import SPLITS, Dataset, Event, Score, Scores, Work
 
 T = TypeVar("T")
 
@@ -37,6 +37,9 @@ def console(stderr: bool = False) -> Console:
 
 def scores(out: Console, name: str, found: Scores) -> None:
     """The line that matters, the overall table, every class, the confusion matrix."""
+    if found.task != "single-label":
+        _other_scores(out, name, found)
+        return
     overall = dict(found.overall)
     base = overall.pop("largest class")
     out.print(
@@ -44,10 +47,7 @@ def scores(out: Console, name: str, found: Scores) -> None:
         f"always {found.largest_class!r} would have {base.value:.3f}",
         style="bold",
     )
-    table = _table("score", "value", "95 % interval", "n")
-    for key, score in overall.items():
-        table.add_row(key, f"{score.value:.4f}", f"{score.low:.4f} to {score.high:.4f}", f"{score.n:,}")
-    out.print(table)
+    _overall(out, overall)
     _classes(out, found)
     _confusion(out, found)
     if found.untested:
@@ -82,6 +82,29 @@ def side_by_side(out: Console, alone: Scores, both: Scores, paired: Comparison) 
     out.print(table)
     for name, difference in paired.overall.items():
         out.print(f"{name:<9} {difference.words('alone', 'with its mirror image')}")
+
+
+def _overall(out: Console, overall: Mapping[str, Score]) -> None:
+    table = _table("score", "value", "95 % interval", "n")
+    for key, score in overall.items():
+        table.add_row(key, f"{score.value:.4f}", f"{score.low:.4f} to {score.high:.4f}", f"{score.n:,}")
+    out.print(table)
+
+
+def _other_scores(out: Console, name: str, found: Scores) -> None:
+    """Of several labels or of quantities: the line that matters, overall, and a line each."""
+    shown = [f"{key} {score}" for key, score in found.overall.items()][:2]
+    baseline = {"no skill mAP": "scores that say nothing would have mAP", "always the mean": "always the mean has MAE"}
+    base = [f"{told} {found.overall[key].value:.3f}" for key, told in baseline.items() if key in found.overall]
+    out.print(f"{name:<6} " + "   ".join(shown + base), style="bold")
+    _overall(out, found.overall)
+    columns = list(dict.fromkeys(key for each in found.per_class.values() for key in each))
+    table = _table("label" if found.task == "multi-label" else "quantity", *columns)
+    for cls, each in found.per_class.items():
+        table.add_row(cls, *(str(each.get(key, "–")) for key in columns))
+    out.print(table)
+    if found.untested:
+        out.print(f"not tested in {name}: {', '.join(found.untested)}")
 
 
 def _classes(out: Console, found: Scores) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,7 +16,45 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ... import runs
-    from ...vocabulary import Dataset
+    from ...recipe import Recipe
+    from ...vocabulary import Dataset, Task
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the command line says. The options below declare each; what is not said is empty."""
+
+    data: str | None
+    recipe: str
+    choices: tuple[str, ...]
+    group: str
+    picture: str
+    target: str
+    task: str
+    wants: tuple[str, ...]
+    start: str
+    split: Path | None
+    folds: str
+    seeds: int
+    sheet: Path | None
+    chart: Path | None
+    out: str
+    leaks: bool
+    alike: bool
+    resume: str
+    track: str
+    device: str
+    precision: str
+    threads: int
+    engine: str
+    compile: str
+    pictures: bool
+    as_json: bool
+
+    def settles(self) -> bool:
+        """Whether anything is said of what a run has settled when it begins: the fields up to `leaks`."""
+        names = [field.name for field in fields(self)]
+        return any(getattr(self, name) for name in names[: names.index("leaks") + 1])
 
 
 @click.command()
@@ -26,21 +65,18 @@ if TYPE_CHECKING:
     "--group", default="", metavar="PATTERN", help="Regular expression: what in a file's path no two splits share."
 )
 @click.option("--picture", default="", metavar="COLUMN", help="Of a table: its paths, where their name does not tell.")
-@click.option("--target", default="", metavar="COLUMN", help="Of a table: its classes, where their name does not tell.")
+@click.option("--target", default="", metavar="COLUMNS", help="Of a table: the column, or a,b,c, of what to learn.")
+@click.option(
+    "--task",
+    default="",
+    metavar="TASK",
+    help="single-label, multi-label, regression, where a table's columns do not tell.",
+)
 @click.option(
     "--want", "wants", multiple=True, metavar="WANT", help='Set thresholds: "bad recall>=0.98", "accuracy>=0.99".'
 )
 @click.option("--from", "start", default="", metavar="MODEL", help="Start from the weights of a model of ours.")
-@click.option(
-    "--track", default="", metavar="TOOL[:WHERE]", help="Tell the run to tensorboard[:DIR] or mlflow[:ADDRESS] as well."
-)
 @click.option("--split", type=click.Path(path_type=Path), help="Use the split.csv of another run.")
-@click.option(
-    "--alike/--no-alike", default=True, help="Keep near-duplicates in one split: a quick look at each picture."
-)
-@click.option("--leaks", is_flag=True, help="Go on although test pictures are copies of training pictures.")
-@click.option("--out", default="", help="The run's folder; runs/<name>-<number> by default.")
-@click.option("--resume", default="", help="Go on with a run, or with a series of them.")
 @click.option(
     "--folds",
     default="",
@@ -48,10 +84,26 @@ if TYPE_CHECKING:
     help="Measure the recipe: N runs, each tested on another part; group: one fold for each group.",
 )
 @click.option("--seeds", default=0, type=click.IntRange(min=0), help="So many runs by different seeds, and the spread.")
+@click.option(
+    "--alike/--no-alike", default=True, help="Keep near-duplicates in one split: a quick look at each picture."
+)
+@click.option("--leaks", is_flag=True, help="Go on although test pictures are copies of training pictures.")
+@click.option("--out", default="", help="The run's folder; runs/<name>-<number> by default.")
+@click.option("--resume", default="", help="Go on with a run, or with a series of them.")
+@click.option(
+    "--track", default="", metavar="TOOL[:WHERE]", help="Tell the run to tensorboard[:DIR] or mlflow[:ADDRESS] as well."
+)
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, mps.")
 @click.option("--precision", default="auto", show_default=True, help="fp32, bf16; auto measures.")
 @click.option("--threads", default=0, type=click.IntRange(min=0), help="Of the CPU; torch decides by default.")
 @click.option("--engine", default="auto", show_default=True, help="Of frozen networks: torch, onnxruntime, openvino.")
+@click.option(
+    "--compile",
+    type=click.Choice(["auto", "yes", "no"]),
+    default="auto",
+    show_default=True,
+    help="torch.compile; auto tries it where the work is long.",
+)
 @click.option("--pictures/--no-pictures", default=True, help="Whether the report may show pictures of mistakes.")
 @click.option(
     "--show-augmentation",
@@ -69,103 +121,110 @@ if TYPE_CHECKING:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON, and nothing else.")
 @click.pass_context
-def command(
-    ctx: click.Context,
-    data: str | None,
-    recipe: str,
-    choices: tuple[str, ...],
-    group: str,
-    picture: str,
-    target: str,
-    wants: tuple[str, ...],
-    start: str,
-    track: str,
-    split: Path | None,
-    alike: bool,
-    leaks: bool,
-    out: str,
-    resume: str,
-    folds: str,
-    seeds: int,
-    device: str,
-    precision: str,
-    threads: int,
-    engine: str,
-    pictures: bool,
-    sheet: Path | None,
-    chart: Path | None,
-    as_json: bool,
-) -> None:
+def command(ctx: click.Context, /, **options: Any) -> None:
     """From a folder of pictures to a tested, saved classifier.
 
-    DATA is a folder of class folders (with or without train/ val/ test/), a zip of one, or a named set (opsin list
-    datasets). Without a split 70/15/15 are drawn, stratified.
+    DATA is a folder of class folders (with or without train/ val/ test/), a zip of one, a table (CSV, TSV, Parquet)
+    with a column of paths, or a named set (opsin list datasets). Without a split 70/15/15 are drawn, stratified.
     """
-    from ... import recipe as recipes
+    from . import render
+
+    asked = Asked(**options)
+    quiet = render.console(stderr=asked.as_json)
+    if asked.resume:
+        if asked.settles():
+            raise CallError("--resume", expected="no other choices: the run has made them", received="some")
+        ctx.exit(_resumed(quiet, asked))
+    if not asked.data:
+        raise CallError("what to train on", expected="DATA, or --resume RUN", received="neither")
+    ctx.exit(_begun(quiet, asked, asked.data))
+
+
+def _how(asked: Asked) -> runs.Execution:
+    from ... import runs
+
+    return runs.Execution(asked.device, asked.precision, asked.threads, asked.engine, asked.compile)  # type: ignore[arg-type]
+
+
+def _resumed(out: Console, asked: Asked) -> bool:
+    from ... import runs
+
+    folder = runs.find(asked.resume)
+    if runs.series.is_series(folder):
+        return _measured(out, asked, folder, None)
+    return _trained(out, asked, folder, *runs.reopen(folder))
+
+
+def _begun(out: Console, asked: Asked, source: str) -> bool:
+    """A new run, a series of them, or a preview of one; whether something that was wanted was not reached."""
     from ... import runs, sources, tracking
     from . import render
 
-    quiet = render.console(stderr=as_json)
-    how = runs.Execution(device, precision, threads, engine)
-    if resume:
-        if any((data, recipe, choices, wants, split, out, group, picture, target, start, folds, seeds, sheet, chart)):
-            raise CallError("--resume", expected="no other choices: the run has made them", received="some")
-        folder = runs.find(resume)
-        if runs.series.is_series(folder):
-            _measure(quiet, folder, None, how, pictures, as_json)
-            return
-        read, chosen = runs.reopen(folder)
-    else:
-        if not data:
-            raise CallError("what to train on", expected="DATA, or --resume RUN", received="neither")
-        chosen = recipes.read(recipe or "finetune").set_texts(choices)
-        chosen = chosen.set(want="; ".join(wants)) if wants else chosen
-        runs.check(chosen, how)
-        tracking.check(track)
-        if start and (folds or seeds or sheet or chart):
-            raise CallError("--from", expected="a single run", received="--folds, --seeds or a preview")
-        first = runs.load(start) if start else None
-        place = str(Path(data).resolve() if Path(data).exists() else data)
-        origin = runs.Origin(place, group, picture, target)
-        found = sources.read(data, group=group, picture=picture, target=target)
-        if sheet:
-            _show(sheet, runs.augmented(found, chosen, split=split or ""), as_json)
-        if chart:
-            _told(chart, render.watched(quiet, runs.find_rate(found, chosen, split=split or "", how=how)), as_json)
-        if sheet or chart:
-            return
-        near = alike and not split
-        if folds or seeds:
-            if split:
-                raise CallError("--folds, --seeds", expected="no --split: they divide the data", received=split)
-            folder = runs.series.begin(found, chosen, folds=folds, seeds=seeds, origin=origin, out=out, leaks=leaks)
-            _measure(quiet, folder, found, how, pictures, as_json)
-            return
-        pairs = render.counted(quiet, runs.alike(found, near=near), "looking for pictures that are alike", len(found))
-        folder = runs.create(
-            found, chosen, origin=origin, out=out, split=split or "", leaks=leaks, pairs=pairs, start=first
+    _refuse_together(asked)
+    _chosen(asked, None)  # as far as no task is known
+    tracking.check(asked.track)
+    first = runs.load(asked.start) if asked.start else None
+    columns = {"group": asked.group, "picture": asked.picture, "target": asked.target, "task": asked.task}
+    origin = runs.Origin(str(Path(source).resolve() if Path(source).exists() else source), **columns)
+    data = sources.read(source, **columns)
+    chosen = _chosen(asked, data.task)
+    if asked.sheet or asked.chart:
+        return _previewed(out, asked, data, chosen)
+    if asked.folds or asked.seeds:
+        folder = runs.series.begin(
+            data, chosen, folds=asked.folds, seeds=asked.seeds, origin=origin, out=asked.out, leaks=asked.leaks
         )
-        read, chosen = runs.reopen(folder, found)
-    render.introduce(quiet, read, chosen, folder)
-    with tracking.tracker(track, folder) as tell:
-        run = render.run(quiet, folder, read, chosen, how, tell=tell)
-    page = runs.report(folder, read, pictures=pictures)
-    unmet = int(bool(chosen.learn.want) and not run.classifier.facts["wants"])
-    if as_json:
+        return _measured(out, asked, folder, data)
+    looking = runs.alike(data, near=asked.alike and not asked.split)
+    pairs = render.counted(out, looking, "looking for pictures that are alike", len(data))
+    split = asked.split or ""
+    folder = runs.create(
+        data, chosen, origin=origin, out=asked.out, split=split, leaks=asked.leaks, pairs=pairs, start=first
+    )
+    return _trained(out, asked, folder, *runs.reopen(folder, data))
+
+
+def _refuse_together(asked: Asked) -> None:
+    series, preview = asked.folds or asked.seeds, asked.sheet or asked.chart
+    if asked.start and (series or preview):
+        raise CallError("--from", expected="a single run", received="--folds, --seeds or a preview")
+    if series and (asked.split or asked.track):
+        raise CallError("--folds, --seeds", expected="no --split and no --track", received="one of them")
+
+
+def _chosen(asked: Asked, task: Task | None) -> Recipe:
+    """The recipe with what is changed of it, checked as far as that goes without data."""
+    from ... import recipe as recipes
+    from ... import runs
+
+    chosen = recipes.read(asked.recipe or "finetune", task=task or "single-label").set_texts(asked.choices)
+    chosen = chosen.set(want="; ".join(asked.wants)) if asked.wants else chosen
+    runs.check(chosen, _how(asked), task=task)
+    return chosen
+
+
+def _trained(out: Console, asked: Asked, folder: Path, data: Dataset, chosen: Recipe) -> bool:
+    """The run in `folder`, to its end and its report; whether something that was wanted was not reached."""
+    from ... import runs, tracking
+    from . import render
+
+    render.introduce(out, data, chosen, folder)
+    with tracking.tracker(asked.track, folder) as tell:
+        run = render.run(out, folder, data, chosen, _how(asked), tell=tell)
+    page = runs.report(folder, data, pictures=asked.pictures)
+    if asked.as_json:
         click.echo(json.dumps({"run": str(folder), "scores": run.classifier.facts["scores"]}))
-        ctx.exit(unmet)
-    name = "test" if "test" in run.scores else "val"
-    if name in run.scores:
-        quiet.print()
-        render.scores(quiet, name, run.scores[name])
-    quiet.print(f"\nreport {page}")
-    quiet.print(f"next   opsin predict {folder} PICTURES · opsin evaluate {folder} DATA · model: {folder}/model")
-    ctx.exit(unmet)
+    else:
+        name = "test" if "test" in run.scores else "val"
+        if name in run.scores:
+            out.print()
+            render.scores(out, name, run.scores[name])
+        out.print(f"\nreport {page}")
+        out.print(f"next   opsin predict {folder} PICTURES · opsin evaluate {folder} DATA · model: {folder}/model")
+    return bool(chosen.learn.want) and not run.classifier.facts["wants"]
 
 
-def _measure(
-    out: Console, folder: Path, data: Dataset | None, how: runs.Execution, pictures: bool, as_json: bool
-) -> None:
+def _measured(out: Console, asked: Asked, folder: Path, data: Dataset | None) -> bool:
     """Make what is left of a series' runs, and tell what they measured."""
     from ... import metrics, runs
     from . import render
@@ -176,15 +235,29 @@ def _measure(
             at, divided, chosen = begun
             out.print(f"\n{member.text}", style="bold")
             render.introduce(out, divided, chosen, at)
-            render.run(out, at, divided, chosen, how, again=folder)
-            runs.report(at, divided, pictures=pictures)
+            render.run(out, at, divided, chosen, _how(asked), again=folder)
+            runs.report(at, divided, pictures=asked.pictures)
     found = runs.series.finish(folder, data)
-    if as_json:
+    if asked.as_json:
         each = {name: metrics.to_dict(scores) for name, scores in found.scores.items()}
         told = {"scores": runs.series.to_dict(found), "runs": each, "texts": found.texts, "worst": found.worst}
         click.echo(json.dumps({"run": str(folder), **told}))
     else:
         render.series(out, found)
+    return False
+
+
+def _previewed(out: Console, asked: Asked, data: Dataset, chosen: Recipe) -> bool:
+    from ... import runs
+    from . import render
+
+    split = asked.split or ""
+    if asked.sheet:
+        _show(asked.sheet, runs.augmented(data, chosen, split=split), asked.as_json)
+    if asked.chart:
+        trials = render.watched(out, runs.find_rate(data, chosen, split=split, how=_how(asked)))
+        _told(asked.chart, trials, asked.as_json)
+    return False
 
 
 def _show(file: Path, picture: np.ndarray, as_json: bool) -> None:
