@@ -209,7 +209,7 @@ def test_a_wanted_accuracy_leaves_the_rest_unsure() -> None:
     assert [str(one) for one in wanted] == ["c recall>=0.9", "accuracy>=0.95"]
     alone, (found,) = calibration.with_thresholds(clf, logits, targets, wanted[1:])
     price = found.price["calibration"]
-    said = classifier.answers(alone, metrics.softmax(logits))
+    said = classifier.named(alone, metrics.softmax(logits))
     sure = metrics.softmax(logits).max(1) >= alone.unsure_below
     assert plain < 0.95
     assert (said == metrics.UNSURE).tolist() == (~sure).tolist()

@@ -245,7 +245,7 @@ def _deal_groups(
             received=f"{len(members):,} groups",
             do="Widen the group pattern, give splits yourself, or ask for fewer splits",
         )
-    return {record.key: to for to, records in zip(chosen, members.values(), strict=True) for record in records}
+    return {record.key: to for name, to in zip(names, chosen, strict=True) for record in members[name]}
 
 
 def _by_size(pool: Sequence[Record], bound: Mapping[str, str], seed: int) -> dict[str, list[Record]]:
