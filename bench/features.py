@@ -153,7 +153,7 @@ def probe(archive: Path, folder: Path, rounds: int, peer: list[str], name: str, 
     ]
     columns = ["side", "seconds, whole process", "test accuracy", "opsin is faster by"]
     write(
-        f"probe-{name.replace(' ', '-')}",
+        f"probe-{re.sub(r'[^a-z]+', '-', name.lower()).strip('-')}",
         title,
         columns,
         rows,

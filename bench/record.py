@@ -10,6 +10,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -73,9 +74,10 @@ def apart(make: Callable[..., Callable[[], object]], *args: object) -> Callable[
 
 def _serve(calls: Connection, make: Callable[..., Callable[[], object]], args: tuple[object, ...]) -> None:
     side = make(*args)
-    while calls.recv():
-        side()
-        calls.send("done")
+    with suppress(EOFError):  # when the benchmark is over
+        while calls.recv():
+            side()
+            calls.send("done")
 
 
 def spread(values: Sequence[float], digits: int = 0) -> str:

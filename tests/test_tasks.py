@@ -276,3 +276,14 @@ def test_heads_are_fitted_on_imagenets_features(table: Path, tmp_path, read) -> 
         assert found.overall["mAP"].value > found.overall["no skill mAP"].value + 0.2
     else:
         assert found.overall["MAE"].value < 0.8 * found.overall["always the mean"].value
+
+
+@pytest.mark.parametrize("how", [{"folds": 2}, {"seeds": 2}])
+def test_a_series_of_another_task_is_refused_by_name(table: Path, tmp_path, how: dict[str, int]) -> None:
+    call = opsin.cross_validate if "folds" in how else opsin.repeat
+    chosen = opsin.preset("textbook", task="multi-label")
+    with pytest.raises(CallError, match="a series of runs does not know multi-label"):
+        call(labels(table), chosen, out=tmp_path / "series", **how)
+    with pytest.raises(CallError, match="--want does not know multi-label"):
+        runs.create(labels(table), chosen.set(want="accuracy>=0.5"), out=tmp_path / "run")
+    assert not list(tmp_path.glob("*/data.json"))

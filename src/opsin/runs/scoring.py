@@ -15,7 +15,7 @@ from ..calibration import Threshold
 from ..classifier import Classifier
 from ..duplicates import Pair
 from ..reports import Answers
-from ..vocabulary import SPLITS, Dataset, Event, Scores, Split, Work, finished
+from ..vocabulary import SPLITS, Dataset, Event, Scores, Split, Work, finished, refuse_other_tasks
 
 T = TypeVar("T")
 
@@ -61,6 +61,7 @@ def settling(
         CallError: for a want that names no class, and when `data` has no validation part.
         DataError: as `evaluate` and `calibration.with_thresholds` say.
     """
+    refuse_other_tasks(clf.task, "--want")
     wants = calibration.wants(wanted, clf.classes)
     settled: tuple[Threshold, ...] = ()
     for part in SPLITS[1:]:
@@ -82,6 +83,7 @@ def with_mirrored(clf: Classifier, answers: Answers, data: Dataset) -> Generator
     Raises:
         CallError: where a mirrored picture would be one of another class, unless training mirrored as well.
     """
+    refuse_other_tasks(clf.task, "--tta")
     trained = clf.facts.get("recipe", {}).get("augment", {}).get("hflip") == "yes"
     if not trained and (reason := augmentation.relabelling(clf.classes, "hflip")):
         raise errors.CallError(

@@ -26,7 +26,7 @@ from .. import artefact, duplicates, errors, metrics, sources, splits
 from .. import recipe as recipes
 from ..recipe import Recipe
 from ..reports.contents import kept
-from ..vocabulary import Dataset, Record, Scores, finished
+from ..vocabulary import Dataset, Record, Scores, finished, refuse_other_tasks
 from . import folder as folders
 from . import scoring
 from .folder import NOWHERE, Origin
@@ -115,6 +115,7 @@ def begin(
     """
     if bool(folds) == bool(seeds) or seeds < 0:
         raise errors.CallError("a series of runs", expected="folds, or seeds", received=f"{folds!r} and {seeds}")
+    refuse_other_tasks(data.task, "a series of runs")
     asked = {"folds": str(folds), "seeds": seeds, "leaks": leaks}
     next(_members(data, recipe, asked))  # refused before there is a folder
     folder = folders.unused(out, data.name)

@@ -132,11 +132,10 @@ def hardest(state: TrainState, job: Job, batch: Batch) -> Batch:
     state.network.eval()
     found = []
     for part in batch.parts(state.micro):
-        images, targets, others, shares = (tensor.to(job.plan.device) for tensor in part)
+        images, *aims = (tensor.to(job.plan.device) for tensor in part)
         with plans.autocast(job.plan):
-            logits = state.network(plans.lay_out(preprocessing.normalise(job.preprocessing, images), job.plan))
-        hot = losses.mixed_targets(targets, others, shares, job.classes)
-        found.append(losses.loss(job.recipe.learn.loss)(logits.float(), hot))
+            outputs = state.network(plans.lay_out(preprocessing.normalise(job.preprocessing, images), job.plan))
+        found.append(losses.each(outputs.float(), aims, job.weights, job.recipe.learn, job.task, job.scale))
     _learning_mode(state, job.recipe)
     count = max(1, round(job.recipe.learn.hardest * len(batch.images)))
     return batch.only(torch.cat(found).topk(count).indices.sort().values.cpu().numpy())
