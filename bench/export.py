@@ -86,7 +86,7 @@ def parity(archive: Path, folder: Path) -> None:
         rows.append([name, "file", "onnx, int8", *shown(found.agreement, found.difference), found.why or "written"])
         low, high = comparison.paired_shares(found.lost, found.won, found.accuracy.n)
         change = f"{found.accuracy.value - found.before.value:+.3f} [{low:+.3f}, {high:+.3f}]"
-        bits.append([name, found.before, found.accuracy, change, f"{found.speed:.2f}", found.why or "kept"])
+        bits.append([name, str(found.before), str(found.accuracy), change, f"{found.speed:.2f}", found.why or "kept"])
     state = conditions(*VERSIONS)
     write(
         "export-parity",
@@ -396,20 +396,23 @@ with torch.no_grad():
 
 
 def cold(archive: Path, folder: Path, rounds: int) -> None:
-    run, data = trained(archive, folder)
+    run, data = trained(archive, folder.resolve())
     clf = opsin.load(run)
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary)
         (picture := place / "a.jpg").write_bytes(data.store.read(data.test.records[0].key))  # type: ignore[arg-type]
         exporting.export(clf, place / "model.onnx", data.val)
+        calls(place, sys.executable, None)  # writes run.py
         weights = str(run / "model" / "model.safetensors")
         commands = {
             "torch, eager: a script": [sys.executable, "-c", EAGER, weights, str(picture), str(len(clf.classes))],
             "opsin predict RUN a.jpg": [*OPSIN, "predict", str(run), str(picture)],
-            "opsin predict model.onnx a.jpg": [*OPSIN, "predict", str(place / "model.onnx"), str(picture)],
+            "README's lines of model.onnx": [sys.executable, "run.py", str(picture)],
         }
         state = conditions(*VERSIONS)
-        timed = alternating({each: lambda call=call: silent(call) for each, call in commands.items()}, rounds=rounds)
+        timed = alternating(
+            {each: lambda call=call: silent(call, place) for each, call in commands.items()}, rounds=rounds
+        )
     first = statistics.median(timed["torch, eager: a script"])
     rows = [[each, spread(s, 2), f"{statistics.median(s) / first:.2f}"] for each, s in timed.items()]
     write(
@@ -422,8 +425,8 @@ def cold(archive: Path, folder: Path, rounds: int) -> None:
     )
 
 
-def silent(call: Sequence[str]) -> None:
-    done = subprocess.run(call, capture_output=True, text=True, check=False)
+def silent(call: Sequence[str], place: Path) -> None:
+    done = subprocess.run(call, cwd=place, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
