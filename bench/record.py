@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import multiprocessing
 import os
@@ -61,9 +62,11 @@ def alternating(sides: Mapping[str, Callable[[], object]], *, rounds: int = 5) -
 
 def apart(make: Callable[..., Callable[[], object]], *args: object) -> Callable[[], object]:
     """The side that `make(*args)` gives, in a process of its own: what opsin sets for its process does not reach it."""
-    ours, theirs = multiprocessing.get_context("spawn").Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=_serve, args=(theirs, make, args), daemon=True)
-    process.start()
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    context.Process(target=_serve, args=(theirs, make, args)).start()  # no daemon: it may start workers of its own
+    theirs.close()
+    atexit.register(ours.close)  # which ends it
 
     def turn() -> object:
         ours.send("go")
