@@ -388,7 +388,8 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not shutil.which("npm"):
         pytest.skip("needs node and npm")
     call = ["npm", "install", "--no-audit", "--no-fund", "onnxruntime-node", "sharp"]
-    done = subprocess.run(call, cwd=folder, capture_output=True, text=True, check=False)
+    plain = os.environ | {"ONNXRUNTIME_NODE_INSTALL_CUDA": "skip"}  # or it asks another host for CUDA's part
+    done = subprocess.run(call, cwd=folder, capture_output=True, text=True, check=False, env=plain)
     if done.returncode:
         pytest.skip(f"npm could not install: {done.stderr[-200:]}")
     return folder
@@ -408,7 +409,8 @@ def test_the_javascript_lines_answer_as_opsin_does(packages: Path, fit: str, res
     (tmp_path / "run.mjs").write_text(block(tmp_path, "js"), encoding="utf-8")
     done = subprocess.run(["node", "run.mjs", *files], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr
-    assert agreeing(clf, answers(done.stdout), files, 0.1 if resize else 0.3) >= 0.9
+    # Of 24 pictures at 8 px; sharp resizes otherwise than Pillow where the graph does not.
+    assert agreeing(clf, answers(done.stdout), files, 0.1 if resize else 0.3) >= (0.95 if resize else 0.8)
 
 
 # ── places and parts ──
