@@ -1,9 +1,11 @@
 """What was found, in forms that leave the program.
 
-predictions ─> CSV, JSON Lines, Parquet
-a run, a test ─> contents ─┬─> report.html, one page with nothing outside of it
-                           ├─> report.json, the same
-                           └─> sections of the model card
+    predictions ─> CSV, JSON Lines, Parquet
+    a run, a test ─> contents ─┬─> report.html, one page with nothing outside of it
+                               ├─> report.json, the same
+                               └─> sections of the model card
+
+All three of a run hold the same.
 """
 
 from __future__ import annotations
