@@ -7,7 +7,7 @@ import dataclasses
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -39,6 +39,7 @@ from .. import (
 )
 from ..batches import Batches, growing
 from ..cache import Pixels
+from ..calibration import Threshold
 from ..classifier import Classifier
 from ..models import weights
 from ..models.small import Small
@@ -424,33 +425,41 @@ def _val_chose_nothing(recipe: Recipe) -> bool:
     return recipe.learn.keep == "last" and not recipe.learn.patience
 
 
+def _set_on_validation(
+    clf: Classifier, recipe: Recipe, found: np.ndarray, expected: np.ndarray, groups: Sequence[str | None] | None
+) -> Generator[Event, None, tuple[Classifier, tuple[Threshold, ...]]]:
+    """What logits of validation, `(N, K)`, may set: the temperature, and thresholds; and what those promise."""
+    if clf.task == "multi-label":
+        least = metrics.best_thresholds(classifier.answers(clf, found), expected)
+        yield _note(f"a threshold a label, of the best F1 on {len(found):,} val pictures")
+        return dataclasses.replace(clf, thresholds=dict(zip(clf.classes, least))), ()
+    if clf.task == "single-label" and _val_chose_nothing(recipe):
+        clf = calibration.calibrate(clf, found, expected)
+        yield _note(f"calibrated on {len(found):,} val pictures: temperature {clf.temperature:.3f}")
+    if wanted := calibration.wants(recipe.learn.want, clf.classes):
+        try:
+            return calibration.with_thresholds(clf, found, expected, wanted, groups=groups)
+        except errors.DataError as error:  # what was trained is not lost
+            yield _note(f"no threshold is set: {error}")
+    return clf, ()
+
+
 def _scored(folder: Path, clf: Classifier, pixels: Pixels, recipe: Recipe) -> Iterator[Event]:
     """Save, load anew, calibrate, score validation and test from what was loaded, and save once more with scores."""
     candidate = folder / "checkpoint" / "candidate"
     artefact.save(clf, candidate)
     loaded = artefact.load(candidate, network=clf.network if clf.spec is None else None)
     scores: dict[str, Any] = {}
-    wanted = calibration.wants(recipe.learn.want, clf.classes)
-    settled: tuple[calibration.Threshold, ...] = ()
+    settled: tuple[Threshold, ...] = ()
     for split in SPLITS[1:]:
         if any(record.split == split for record in pixels.data.records):
             part = pixels.part(_in(split))
             found = yield from told(evaluation.logits(loaded, part), f"scoring {split}", len(part))
             evaluation.save_logits(folder / "logits" / f"{split}.npz", part.data, found, clf.classes)
             expected = evaluation.targets(loaded, part.data)
-            if split == "val" and loaded.task == "multi-label":
-                least = metrics.best_thresholds(classifier.answers(loaded, found), expected)
-                loaded = dataclasses.replace(loaded, thresholds=dict(zip(loaded.classes, least)))
-                yield _note(f"a threshold a label, of the best F1 on {len(part):,} val pictures")
-            if split == "val" and loaded.task == "single-label" and _val_chose_nothing(recipe):
-                loaded = calibration.calibrate(loaded, found, expected)
-                yield _note(f"calibrated on {len(part):,} val pictures: temperature {loaded.temperature:.3f}")
             groups = evaluation.groups(part.data)
-            if split == "val" and wanted:
-                try:
-                    loaded, settled = calibration.with_thresholds(loaded, found, expected, wanted, groups=groups)
-                except errors.DataError as error:  # what was trained is not lost
-                    yield _note(f"no threshold is set: {error}")
+            if split == "val":
+                loaded, settled = yield from _set_on_validation(loaded, recipe, found, expected, groups)
             elif settled:
                 settled = calibration.priced(loaded, settled, split, found, expected, groups=groups)
             scored = evaluation.score(loaded, found, expected, clf.facts["largest class"], groups=groups)
