@@ -50,6 +50,15 @@ def test_short_work_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     assert finished(stages._compiled(nn.Identity(), LONG_WORK, Plan(), "no")) == Plan()
 
 
+def test_an_error_without_a_word_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def silent() -> None:
+        raise RuntimeError
+
+    rehearsed(monkeypatch, silent)
+    told = next(stages._compiled(nn.Identity(), LONG_WORK, Plan(), "auto"))
+    assert "not compiled: RuntimeError" in told.values["text"]
+
+
 def test_without_a_compiler_the_run_goes_on_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     rehearsed(monkeypatch, refused)
     work = stages._compiled(nn.Identity(), LONG_WORK, Plan(), "auto")

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 import opsin
-from opsin import errors, metrics, runs, splits
+from opsin import duplicates, errors, metrics, runs, splits
 from opsin.app import cli
 from opsin.runs import series
 from opsin.vocabulary import Dataset
+from test_scoring import apart, scenes
 from tiny import HOW, digests, digits, net, recipe, write_pngs
 
 
@@ -207,3 +208,27 @@ def test_the_command_tells_folds_and_goes_on(tmp_path: Path, monkeypatch: pytest
     assert cli.run(["train", "pics", *small, "--seeds", "2", "--out", "runs/s"]) == 0
     assert "accuracy" in capsys.readouterr().out
     assert cli.run(["train", "pics", *small, "--seeds", "2", "--folds", "2"]) == 2
+
+
+# ── pictures that are alike ──
+
+
+def test_look_alikes_share_a_fold_and_are_looked_for_once(tmp_path, monkeypatch) -> None:
+    data = scenes(tmp_path / "set", copies=40)
+    looks = []
+    look = duplicates.thumbnails
+    monkeypatch.setattr(duplicates, "thumbnails", lambda *given, **how: looks.append(1) or look(*given, **how))
+    folder = series.begin(data, recipe(), folds=4, out=tmp_path / "series")
+    assert [apart(member.data) for member in series.members(folder, data)] == [0, 0, 0, 0]
+    assert sum(looks) == 1
+    unseen = series.begin(data, recipe(), folds=4, out=tmp_path / "unseen", pairs=())
+    assert max(apart(member.data) for member in series.members(unseen, data)) > 0
+
+
+def test_no_alike_counts_for_folds_too(tmp_path, monkeypatch) -> None:
+    scenes(tmp_path / "set", copies=40)
+    monkeypatch.setattr(duplicates, "thumbnails", lambda *given, **how: pytest.fail("looked"))
+    small = ["--recipe", "textbook", "--set", "size=32", "--set", "epochs=1", "--threads", "1", "--precision", "fp32"]
+    where = ["--folds", "2", "--no-alike", "--out", str(tmp_path / "f")]
+    assert cli.run(["train", str(tmp_path / "set"), *small, *where]) == 0
+    assert json.loads((tmp_path / "f" / "series.json").read_text())["pairs"] == []

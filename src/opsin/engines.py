@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from . import models, preprocessing
-from .errors import MachineError, MissingExtra, unknown
+from .errors import MachineError, MissingExtra, first_line, unknown
 from .preprocessing import Preprocessing
 
 # uint8 (B, 3, S, S), any B of one or more → float32 (B, K) or (B, D)
@@ -80,8 +80,9 @@ def build(module: Logits, engine: str, how: How) -> Engine:
     try:
         return make(module, how)
     except Exception as error:  # foreign converters raise what they like
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise MachineError(f"{engine} cannot run this network: {reason}", do="Use the engine torch") from error
+        raise MachineError(
+            f"{engine} cannot run this network: {first_line(error)}", do="Use the engine torch"
+        ) from error
 
 
 def installed() -> list[str]:

@@ -101,6 +101,15 @@ def unknown(what: str, name: str, known: Iterable[str]) -> CallError:
     )
 
 
+def first_line(error: BaseException) -> str:
+    """What a foreign exception says, in one line; its kind where it says nothing.
+
+    >>> first_line(ValueError("no\\nmore")), first_line(KeyError())
+    ('no', 'KeyError')
+    """
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 @contextmanager
 def writing(what: object) -> Iterator[None]:
     """Turn the operating system's refusals while `what` is written into a MachineError that says what to do."""

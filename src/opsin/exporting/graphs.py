@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from .. import engines, preprocessing
 from ..classifier import Classifier
-from ..errors import CallError, MachineError, OpsinError
+from ..errors import CallError, MachineError, OpsinError, first_line
 from ..preprocessing import Preprocessing
 
 STEPS = ("normalisation", "logits", "probabilities")
@@ -103,9 +103,8 @@ def refusals(form: str) -> Iterator[None]:
     except (OpsinError, OSError):
         raise
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         others = " or ".join(name for name in FORMS if name != form)
-        raise MachineError(f"{form} cannot hold this network: {reason}", do=f"Try --to {others}") from error
+        raise MachineError(f"{form} cannot hold this network: {first_line(error)}", do=f"Try --to {others}") from error
 
 
 def refuse_without_graph(form: str, road: Preprocessing) -> None:

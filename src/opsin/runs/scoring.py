@@ -92,7 +92,7 @@ def with_mirrored(clf: Classifier, answers: Answers, data: Dataset) -> Generator
     _, caches = yield from told(cache.build(data, [clf.preprocessing]), "decoding", len(data))
     other = yield from told(evaluation.logits(clf, caches[0], mirrored=True), "mirror images", len(data))
     mean = dataclasses.replace(answers, logits=(answers.logits + other) / 2)
-    largest = clf.facts.get("largest class") or max(data.counts().items(), key=lambda pair: pair[1])[0]
+    largest = clf.facts.get("largest class") or largest_class(data)
     return mean, evaluation.score(clf, mean.logits, mean.targets, largest, groups=mean.groups)
 
 
@@ -142,19 +142,19 @@ def divided(data: Dataset, seed: int, *, split: str | Path = "", pairs: Sequence
     """
     if split:
         return splits.read(data, Path(split))
-    together, notes = _together(data, finished(alike(data)) if pairs is None else pairs)
-    divided = splits.split(data, seed=seed, together=together)
+    bound, notes = together(data, finished(alike(data)) if pairs is None else pairs)
+    divided = splits.split(data, seed=seed, together=bound)
     return dataclasses.replace(divided, notes=(*divided.notes, *notes))
 
 
-def _together(data: Dataset, pairs: Sequence[Pair]) -> tuple[dict[str, str], list[str]]:
-    """Key → group, and what there is to say of it."""
+def together(data: Dataset, pairs: Sequence[Pair]) -> tuple[dict[str, str], list[str]]:
+    """Key → name, of records that `alike` found to show one picture, and what there is to say of it."""
     if len(splits.dealt(data)) > duplicates.MOST:
         return duplicates.groups(pairs), [f"near-duplicates are not looked for above {duplicates.MOST:,} pictures"]
-    together = duplicates.groups(pairs)
-    largest = max(Counter(together.values()).values(), default=0)
+    found = duplicates.groups(pairs)
+    largest = max(Counter(found.values()).values(), default=0)
     if largest <= max(2, CHAINED * len(data)):
-        return together, []
+        return found, []
     note = f"{largest:,} pictures are all like one another: only exact copies are kept in one split"
     return duplicates.groups(pair for pair in pairs if pair.kind == "bytes"), [note]
 

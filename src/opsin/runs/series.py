@@ -15,15 +15,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .. import artefact, duplicates, errors, metrics, sources, splits
+from .. import artefact, errors, metrics, sources, splits
 from .. import recipe as recipes
+from ..duplicates import Pair
 from ..recipe import Recipe
 from ..reports.contents import kept
 from ..vocabulary import Dataset, Record, Scores, finished, refuse_other_tasks
@@ -98,6 +99,7 @@ def begin(
     origin: Origin = NOWHERE,
     out: str | Path = "",
     leaks: bool = False,
+    pairs: Sequence[Pair] | None = None,
 ) -> Path:
     """A new series' folder.
 
@@ -107,6 +109,8 @@ def begin(
             of training, since a whole one would be too much where there are few.
         seeds: how many runs on the division of `recipe.seed`, by that seed and those after it. Either folds or seeds.
         origin, out, leaks: as for `folder.create`.
+        pairs: what `scoring.alike` found in `divisible(data, folds)`: these pictures are kept in one fold. Looked for
+            once, and written down with the series.
 
     Raises:
         CallError: when the folder is there, and for both or neither of folds and seeds.
@@ -116,7 +120,8 @@ def begin(
     if bool(folds) == bool(seeds) or seeds < 0:
         raise errors.CallError("a series of runs", expected="folds, or seeds", received=f"{folds!r} and {seeds}")
     refuse_other_tasks(data.task, "a series of runs")
-    asked = {"folds": str(folds), "seeds": seeds, "leaks": leaks}
+    pairs = finished(scoring.alike(divisible(data, folds))) if pairs is None else pairs
+    asked = {"folds": str(folds), "seeds": seeds, "leaks": leaks, "pairs": [dataclasses.astuple(p) for p in pairs]}
     next(_members(data, recipe, asked))  # refused before there is a folder
     folder = folders.unused(out, data.name)
     with errors.writing(folder):
@@ -186,19 +191,22 @@ def to_dict(found: Series) -> dict[str, Any]:
 
 def _asked(folder: Path) -> dict[str, Any]:
     try:
-        return json.loads((folder / "series.json").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+        text = (folder / "series.json").read_text(encoding="utf-8", errors="surrogateescape")
+        return json.loads(text)  # type: ignore[no-any-return]
     except (OSError, ValueError) as error:
         raise errors.CallError(f"{folder} is no series of runs", expected="what --folds or --seeds made") from error
 
 
 def _members(data: Dataset, recipe: Recipe, asked: Mapping[str, Any]) -> Iterator[Member]:
+    pairs = [Pair(*pair) for pair in asked["pairs"]]
     if asked["seeds"]:
-        divided = scoring.divided(data, recipe.seed)
+        divided = scoring.divided(data, recipe.seed, pairs=pairs)
         for seed in range(recipe.seed, recipe.seed + asked["seeds"]):
             yield Member(f"seed-{seed}", f"seed {seed}", divided, recipe.set(seed=seed))
         return
-    data = _outside_the_test(data)
-    alike = duplicates.groups(finished(scoring.alike(data)))
+    data = divisible(data, asked["folds"])
+    alike, notes = scoring.together(data, pairs)
+    data = dataclasses.replace(data, notes=(*data.notes, *notes))
     if asked["folds"] == "group":
         names = _groups(data)
         places = {record.key: names.index(record.group or "") for record in data.records}
@@ -213,10 +221,10 @@ def _members(data: Dataset, recipe: Recipe, asked: Mapping[str, Any]) -> Iterato
         yield Member(f"fold-{at + 1}", text, divided, recipe)
 
 
-def _outside_the_test(data: Dataset) -> Dataset:
-    """What folds divide: all the records that are not of a given test part, without their splits."""
+def divisible(data: Dataset, folds: str | int) -> Dataset:
+    """What a series divides: of folds all the records that are not of a given test part, without their splits."""
     tested = len(data.test)
-    if {record.split for record in data.records} == {None}:
+    if not folds or {record.split for record in data.records} == {None}:
         return data
     records = tuple(dataclasses.replace(r, split=None) for r in data.records if r.split != "test")
     note = f"folds divide what is not of the test part, whose {tested:,} pictures are left alone" if tested else ""

@@ -336,8 +336,8 @@ def _compiled(network: nn.Module, job: Job, plan: Plan, wanted: str) -> Generato
         faster, seconds = plans.choose(training.rehearsals(network, job, [plan, compiled]))
     except Exception as error:  # the compiler raises what it likes; often there is no C++ compiler for it
         if wanted == "yes":
-            raise errors.MachineError("torch.compile", received=str(error).splitlines()[0]) from error
-        yield _note(f"not compiled: {str(error).splitlines()[0]}")
+            raise errors.MachineError("torch.compile", received=errors.first_line(error)) from error
+        yield _note(f"not compiled: {errors.first_line(error)}")
         return plan
     yield _measured(seconds)
     return compiled if wanted == "yes" else faster

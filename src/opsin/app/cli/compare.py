@@ -6,18 +6,15 @@ import json
 
 import click
 
+from . import options
+
 
 @click.command()
 @click.argument("first", metavar="A")
 @click.argument("second", metavar="B")
 @click.argument("data")
-@click.option(
-    "--part",
-    type=click.Choice(["test", "val", "train", "all"]),
-    default=None,
-    help="Which part of DATA; test by default, all where it has no split.",
-)
-@click.option("--group", default="", metavar="PATTERN", help="As it was given to opsin train for these models.")
+@options.part
+@options.group
 @click.option("--gate", default="", metavar="CONDITIONS", help='"macro-f1 not worse, every class within 2 points".')
 @click.option("--json", "as_json", is_flag=True, help="Print the differences as JSON, and nothing else.")
 @click.pass_context

@@ -8,18 +8,14 @@ from pathlib import Path
 import click
 
 from ...errors import CallError
+from . import options
 
 
 @click.command()
 @click.argument("model")
 @click.argument("data")
-@click.option(
-    "--part",
-    type=click.Choice(["test", "val", "train", "all"]),
-    default=None,
-    help="Which part of DATA; test by default, all where it has no split.",
-)
-@click.option("--group", default="", metavar="PATTERN", help="As it was given to opsin train for this model.")
+@options.part
+@options.group
 @click.option(
     "--want", "wants", multiple=True, metavar="WANT", help='Set thresholds: "bad recall>=0.98", "accuracy>=0.99".'
 )

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from . import options
+
 
 @click.command()
 @click.argument("model")
@@ -14,13 +16,8 @@ import click
 @click.option("--op", "steps", multiple=True, metavar="NAME:k=a..b", help="What is done to every picture. May repeat.")
 @click.option("--corruptions", is_flag=True, help="Instead: fifteen common corruptions at five severities.")
 @click.option("--steps", "count", default=10, show_default=True, type=click.IntRange(min=2), help="Values of a range.")
-@click.option(
-    "--part",
-    type=click.Choice(["test", "val", "train", "all"]),
-    default=None,
-    help="Which part of DATA; test by default, all where it has no split.",
-)
-@click.option("--group", default="", metavar="PATTERN", help="As it was given to opsin train for this model.")
+@options.part
+@options.group
 @click.option("--report", type=click.Path(path_type=Path, file_okay=False), help="Write study.html and .json there.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON, and nothing else.")
 def command(

@@ -170,17 +170,13 @@ def _begun(out: Console, asked: Asked, source: str) -> bool:
     chosen = _chosen(asked, data.task)
     if asked.sheet or asked.chart:
         return _previewed(out, asked, data, chosen)
-    if asked.folds or asked.seeds:
-        folder = runs.series.begin(
-            data, chosen, folds=asked.folds, seeds=asked.seeds, origin=origin, out=asked.out, leaks=asked.leaks
-        )
-        return _measured(out, asked, folder, data)
-    looking = runs.alike(data, near=asked.alike and not asked.split)
+    looking = runs.alike(runs.series.divisible(data, asked.folds), near=asked.alike and not asked.split)
     pairs = render.counted(out, looking, "looking for pictures that are alike", len(data))
-    split = asked.split or ""
-    folder = runs.create(
-        data, chosen, origin=origin, out=asked.out, split=split, leaks=asked.leaks, pairs=pairs, start=first
-    )
+    common: dict[str, Any] = {"origin": origin, "out": asked.out, "leaks": asked.leaks, "pairs": pairs}
+    if asked.folds or asked.seeds:
+        folder = runs.series.begin(data, chosen, folds=asked.folds, seeds=asked.seeds, **common)
+        return _measured(out, asked, folder, data)
+    folder = runs.create(data, chosen, split=asked.split or "", start=first, **common)
     return _trained(out, asked, folder, *runs.reopen(folder, data))
 
 

@@ -1,0 +1,13 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+import click
+
+part = click.option(
+    "--part",
+    type=click.Choice(["test", "val", "train", "all"]),
+    default=None,
+    help="Which part of DATA; test by default, all where it has no split.",
+)
+group = click.option("--group", default="", metavar="PATTERN", help="As it was given to opsin train.")
