@@ -177,3 +177,11 @@ def test_a_run_is_shown_in_a_notebook(tmp_path: Path) -> None:
     assert "&lt;title&gt;digits: report" in shown
     (tmp_path / "run" / "report.html").unlink()
     assert "no report yet" in runs.finish(tmp_path / "run")._repr_html_()
+
+
+def test_the_first_line_says_how_many_are_named_and_how_well(trained: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(trained)
+    assert cli.run(["evaluate", "runs/r", "pics"]) == 0
+    scores = json.loads(Path("runs/r/scores.json").read_text())["test"]["overall"]
+    share, right = scores["coverage"]["value"], scores["accuracy on answered"]["value"]
+    assert f"test   names {share:.0%} of all pictures, accuracy on these {right:.3f} [" in capsys.readouterr().out

@@ -42,6 +42,9 @@ def scores(out: Console, name: str, found: Scores) -> None:
         return
     overall = dict(found.overall)
     base = overall.pop("largest class")
+    if "coverage" in overall:  # "unsure" counts as wrong below
+        coverage, right = overall["coverage"].value, overall["accuracy on answered"]
+        out.print(f"{name:<6} names {coverage:.0%} of all pictures, accuracy on these {right}", style="bold")
     out.print(
         f"{name:<6} accuracy {overall['accuracy']}   macro F1 {overall['macro F1']}   "
         f"always {found.largest_class!r} would have {base.value:.3f}",
