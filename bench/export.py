@@ -96,8 +96,7 @@ def parity(archive: Path, folder: Path) -> None:
         conditions={"pictures": len(data.val), **state},
         notes=[
             f"{TRAINED} has published weights, the others random ones; heads are fitted on training pictures",
-            f"limits of a file: {exporting.limits(clf.preprocessing)}; with resizing "
-            f"{exporting.limits(clf.preprocessing, resize=True)}",
+            f"limits of a file: {exporting.LIMITS}",
             f"an engine predicts where {100 * plans.AGREE} % are within {classifier.CLOSE}; with --fast, where as many "
             "labels are alike",
         ],
@@ -444,7 +443,7 @@ def main() -> None:
         if name in ("speed", "cold"):
             command.add_argument("--rounds", type=int, default=5)
         if name == "speed":
-            command.add_argument("--most", type=int, default=512, help="pictures")
+            command.add_argument("--most", type=int, default=128, help="pictures")
     given = vars(parser.parse_args())
     {"parity": parity, "alone": alone, "speed": speed, "cold": cold}[given.pop("what")](*given.values())
 

@@ -209,6 +209,14 @@ def test_orientation_is_applied_once(format: str, options: dict[str, Any], toler
     assert np.abs(picture.astype(int) - smooth()).max() <= tolerance
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("sides", [(1, 1), (1, 5), (5, 1)])
+def test_pictures_of_one_row_or_column_are_turned_in_memory_too(sides: tuple[int, int], orientation: int) -> None:
+    picture = decode(file(Image.new("RGB", sides), "PNG", exif=exif(orientation)))
+    assert min(picture.strides) > 0, "no part of a view: torch takes no negative strides"
+    assert picture.shape[:2] == (sides if orientation > 4 else sides[::-1])
+
+
 @needs_zip
 @pytest.mark.parametrize("kind", ["Landscape", "Portrait"])
 @pytest.mark.parametrize("orientation", range(2, 9))

@@ -481,7 +481,7 @@ def _orientation(image: Image.Image) -> int:
 
 def _turned(stored: np.ndarray, orientation: int) -> np.ndarray:
     turn = _TURNS.get(orientation)
-    return stored if turn is None else np.ascontiguousarray(turn(stored))
+    return stored if turn is None else turn(stored).copy()  # one pixel wide, it would pass for contiguous
 
 
 # --- pictures that come as arrays -------------------------------------------------------------------------------------

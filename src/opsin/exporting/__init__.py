@@ -30,6 +30,7 @@ from .int8 import Int8, quantise
 
 __all__ = [
     "FORMS",
+    "LIMITS",
     "Int8",
     "Limits",
     "Parity",
@@ -37,7 +38,6 @@ __all__ = [
     "contract",
     "export",
     "latency",
-    "limits",
     "quantise",
     "where",
 ]
@@ -47,7 +47,7 @@ FEW = 8  # batches that are looked at for where a difference begins
 FORMAT = 1
 CALLS = 20  # that a latency is the median of
 # How far a step's values may be from what the reference makes of its own input.
-TOLERANCES = {"normalisation": 1e-4, "logits": 1e-3, "probabilities": 1e-4}
+TOLERANCES = {RESIZING: 0.0, "normalisation": 1e-4, "logits": 1e-3, "probabilities": 1e-4}
 
 # What the file is given, uint8 (B, 3, H, W), and what the road makes of it, uint8 (B, 3, S, S).
 Asked = tuple[np.ndarray, np.ndarray]
@@ -55,11 +55,13 @@ Asked = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class Limits:
-    """What a file must keep to; levels are those of a resized picture, 0…255."""
+    """What a file must keep to; resized pictures are equal."""
 
     agreement: float = 0.995  # the least share of pictures with the same label
     difference: float = 1e-4  # the largest of any probability
-    levels: int = 0
+
+
+LIMITS = Limits()
 
 
 @dataclass(frozen=True)
@@ -78,14 +80,6 @@ class Parity:
         return f"{alike}, probabilities at most {self.difference:.1e} apart"
 
 
-def limits(road: preprocessing.Preprocessing, *, resize: bool = False) -> Limits:
-    """What is asked for: where the file resizes itself, a level of rounding here and there is not a fault."""
-    return RESIZED[road.interpolation] if resize else Limits()
-
-
-RESIZED = {"bilinear": Limits(difference=0.05, levels=2), "bicubic": Limits(difference=0.05, levels=3)}
-
-
 def export(
     clf: Classifier, file: str | Path, data: Dataset, *, to: str = "onnx", resize: bool = False, most: int = MOST
 ) -> Parity:
@@ -99,7 +93,7 @@ def export(
         most: pictures that are compared, evenly chosen.
 
     Returns:
-        what was measured, which is within `limits`.
+        what was measured, which is within LIMITS.
 
     Raises:
         CallError: another task than single-label, unknown form, another ending, a place that is taken, preprocessing
@@ -121,9 +115,8 @@ def export(
             opened = graphs.write(to, Graph(clf), contract(clf, resize=resize), resize, beside / file.name)
         with graphs.refusals(to):
             parity = compare(clf, opened, asked(clf, data, resize=resize, most=most))
-        wanted = limits(clf.preprocessing, resize=resize)
-        if not parity.within(wanted):
-            raise _differs(clf, data, to, resize, parity, wanted, beside)
+        if not parity.within(LIMITS):
+            raise _differs(clf, data, to, resize, parity, beside)
         with errors.writing(file):
             _describe(clf, beside / file.name, to, resize, parity, opened)
             for each in sorted(beside.iterdir(), key=lambda each: each.name == file.name):  # the file itself comes last
@@ -220,19 +213,18 @@ def compare(clf: Classifier, opened: Opened, pairs: Iterator[Asked]) -> Parity:
     return Parity(n, alike / n, apart)
 
 
-def where(clf: Classifier, opened: Opened, pairs: Sequence[Asked], levels: int = 0) -> str:
+def where(clf: Classifier, opened: Opened, pairs: Sequence[Asked]) -> str:
     """The first step at which a file gives something else than the reference makes of that step's input; "" for none.
 
     Args:
         opened: a file with the outputs of all steps, of RESIZING too where it resizes.
-        levels: by which a resized picture may differ.
     """
     names = STEPS if len(opened.run(pairs[0][0])) == len(STEPS) else (RESIZING, *STEPS)
     apart = dict.fromkeys(names, False)
     for given, images in pairs:
         found = dict(zip(names, opened.run(given)))
         for name, expected in _expected(clf, found, images).items():
-            apart[name] |= not _close(found[name], expected, TOLERANCES.get(name, levels))
+            apart[name] |= not _close(found[name], expected, TOLERANCES[name])
     names_differ = "class names" if tuple(opened.told["classes"]) != clf.classes else ""
     return next((name for name in names if apart[name]), names_differ)
 
@@ -249,22 +241,20 @@ def _expected(clf: Classifier, found: dict[str, np.ndarray], images: np.ndarray)
 
 
 def _close(found: np.ndarray, expected: np.ndarray, tolerance: float) -> bool:
-    scale = max(1.0, float(np.abs(expected).max())) if tolerance < 1 else 1.0
+    scale = max(1.0, float(np.abs(expected).max()))
     return bool(np.abs(found.astype(np.float64) - expected).max() <= tolerance * scale)
 
 
-def _differs(
-    clf: Classifier, data: Dataset, to: str, resize: bool, parity: Parity, wanted: Limits, folder: Path
-) -> errors.ModelError:
+def _differs(clf: Classifier, data: Dataset, to: str, resize: bool, parity: Parity, folder: Path) -> errors.ModelError:
     """The error of a file that answers otherwise, with the step where that begins."""
     steps = graphs.write(
         to, Graph(clf, steps=True), contract(clf, resize=resize), resize, folder / f"steps{FORMS[to].endings[0]}"
     )
     few = [pair for _, pair in zip(range(FEW), asked(clf, data, resize=resize, most=FEW * classifier.BATCH))]
-    begins = where(clf, steps, few, wanted.levels)
+    begins = where(clf, steps, few)
     return errors.ModelError(
         f"the {to} file answers otherwise than the model, so it is not written",
-        expected=f"{100 * wanted.agreement:.1f} % of labels alike, probabilities at most {wanted.difference:g} apart",
+        expected=f"{100 * LIMITS.agreement:.1f} % of labels alike, probabilities at most {LIMITS.difference:g} apart",
         received=str(parity),
         do=f"The difference begins at: {begins or 'no single step'}. Try another --to, and tell us of this model",
     )

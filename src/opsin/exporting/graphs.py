@@ -25,6 +25,7 @@ from .. import engines, preprocessing
 from ..classifier import Classifier
 from ..errors import CallError, MachineError, OpsinError, first_line
 from ..preprocessing import Preprocessing
+from . import resizing
 
 STEPS = ("normalisation", "logits", "probabilities")
 RESIZING = "resizing"
@@ -142,7 +143,7 @@ def _write_onnx(graph: Graph, told: Mapping[str, Any], resize: bool, file: Path)
     model = onnx.load_from_string(content)
     _without_traces(model)
     if resize:
-        _resize_first(onnx, model, graph)
+        model = resizing.before(onnx, model, graph.road.size, graph.road.interpolation, keep=graph.steps)
     onnx.helper.set_model_props(model, {KEY: json.dumps(told)})  # ASCII: a class may be named in no UTF-8
     onnx.checker.check_model(model, full_check=True)
     file.write_bytes(model.SerializeToString())
@@ -157,31 +158,6 @@ def _without_traces(model: Any) -> None:
     for end in (*model.graph.input, *model.graph.output, *model.graph.initializer):
         del end.metadata_props[:]
     del model.graph.metadata_props[:]
-
-
-def _resize_first(onnx: Any, model: Any, graph: Graph) -> None:
-    """Put the road's `squash` before everything: pictures of one size, any size, uint8 `(B, 3, H, W)`."""
-    road = graph.road
-    sides = onnx.numpy_helper.from_array(np.array([road.size, road.size], np.int64), "sides")
-    node = onnx.helper.make_node(
-        "Resize",
-        ["pictures", "", "", "sides"],
-        ["images"],
-        name="resize",
-        mode={"bilinear": "linear", "bicubic": "cubic"}[road.interpolation],
-        cubic_coeff_a=-0.5,  # Keys' kernel as Pillow and torch's antialiased one have it
-        antialias=1,
-        exclude_outside=1,  # Pillow and torch weigh what lies inside only
-        axes=[2, 3],
-        coordinate_transformation_mode="half_pixel",
-    )
-    model.graph.initializer.append(sides)
-    model.graph.node.insert(0, node)
-    images = onnx.helper.make_tensor_value_info("images", onnx.TensorProto.UINT8, ["batch", 3, road.size, road.size])
-    pictures = onnx.helper.make_tensor_value_info("pictures", onnx.TensorProto.UINT8, ["batch", 3, "height", "width"])
-    model.graph.input[0].CopyFrom(pictures)
-    if graph.steps:
-        model.graph.output.insert(0, images)
 
 
 def _open_onnx(file: Path) -> Opened:

@@ -8,6 +8,7 @@ import math
 from .. import classifier, preprocessing
 from ..classifier import Classifier
 from ..preprocessing import Preprocessing
+from . import resizing
 
 NAME = "README.md"
 MARK = "<!-- written by opsin export -->"
@@ -41,11 +42,12 @@ def text(clf: Classifier, file: str, to: str, resize: bool, parity: str) -> str:
     if to == "onnx":
         lines += ["## JavaScript", "", "`npm install onnxruntime-node sharp`, then in a `.mjs` file:", "", "```js"]
         lines += [*_javascript(clf, file, resize), "```", ""]
-        if not resize:
-            lines += [
-                "sharp resizes a little otherwise than Pillow does: probabilities differ in the second digit.",
-                "",
-            ]
+        side, pixels = _told_side(clf.preprocessing), 2 * _least(clf.preprocessing)
+        lines += [
+            f"opsin and the lines of Python read a JPEG whose {side} side has {pixels:,} pixels or more at a half or",
+            "less, and sharp reads it whole: there, probabilities differ in the second digit.",
+            "",
+        ]
     return "\n".join([*lines, *CAVEATS, ""])
 
 
@@ -100,13 +102,15 @@ def _python(clf: Classifier, file: str, to: str, resize: bool) -> list[str]:
         f"import numpy as np, {PIP[to]}",
         "from PIL import Image, ImageOps",
         "",
+        *([] if resize else [*resizing.python(road.interpolation), ""]),
         *(line.format(file=file) for line in OPEN[to]),
         "for path in sys.argv[1:]:",
         "    image = Image.open(path)",
         *(f"    {line}" for line in _reduced(road)),
         '    image = ImageOps.exif_transpose(image).convert("RGB")',
+        "    pixels = np.asarray(image)",
         *(f"    {line}" for line in ([] if resize else GEOMETRY[road.fit](road))),
-        "    answer = run(np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1)[None]))",
+        "    answer = run(np.ascontiguousarray(pixels.transpose(2, 0, 1)[None]))",
         *(f"    {line}" for line in (_decided(clf) if classifier.decides(clf) else [])),
         f"    print(path, {label}, answer.max(), sep='\\t')",
     ]
@@ -126,21 +130,24 @@ def _decided(clf: Classifier) -> list[str]:
 
 def _reduced(road: Preprocessing) -> list[str]:
     """A JPEG far larger than the input is decoded at 1/2, 1/4 or 1/8, as `preprocessing.load` does it."""
-    target = road.size / (road.crop_fraction if road.fit == "crop" else 1)
-    least = math.ceil(preprocessing.ROOM * target)
     side = "max" if road.fit == "letterbox" else "min"
     return [
         *([] if road.fit == "squash" else ["full = sorted(image.size)"]),
         f'most = {side}(image.size) if image.format == "JPEG" else 0',
-        f"by = next(by for by in (8, 4, 2, 1) if by == 1 or most // by >= {least})",
+        f"by = next(by for by in (8, 4, 2, 1) if by == 1 or most // by >= {_least(road)})",
         "sides = [max(1, (side + (by - 1) // 2) // by) for side in image.size]",
         'image.draft("RGB", [max(1, side // by) for side in image.size])',
         "image = image.crop((0, 0, *sides))",
     ]
 
 
-def _resample(road: Preprocessing) -> str:
-    return f"Image.Resampling.{road.interpolation.upper()}"
+def _least(road: Preprocessing) -> int:
+    """Pixels that the side of a reduced JPEG still has: the shorter, with bars the longer."""
+    return math.ceil(preprocessing.ROOM * road.size / (road.crop_fraction if road.fit == "crop" else 1))
+
+
+def _told_side(road: Preprocessing) -> str:
+    return "longer" if road.fit == "letterbox" else "shorter"
 
 
 # The sides that a picture had before it was decoded smaller.
@@ -148,17 +155,18 @@ UPRIGHT = ["sides = full[::-1] if image.height <= image.width else full"]
 
 
 def _squash(road: Preprocessing) -> list[str]:
-    return [f"image = image.resize(({road.size}, {road.size}), {_resample(road)})"]
+    return [f"pixels = resize(resize(pixels, 1, {road.size}), 0, {road.size})"]
 
 
 def _letterbox(road: Preprocessing) -> list[str]:
-    colour = tuple(round(m * 255) for m in road.mean)
+    size, colour = road.size, tuple(round(m * 255) for m in road.mean)
     return [
         *UPRIGHT,
-        f"sides = [max(1, round(side * ({road.size} / full[1]))) for side in sides]",
-        f'square = Image.new("RGB", ({road.size}, {road.size}), {colour})',
-        f"square.paste(image.resize(sides, {_resample(road)}), [({road.size} - side) // 2 for side in sides])",
-        "image = square",
+        f"width, height = (max(1, round(side * ({size} / full[1]))) for side in sides)",
+        f"left, top = ({size} - width) // 2, ({size} - height) // 2",
+        f"square = np.full(({size}, {size}, 3), {colour}, np.uint8)",
+        "square[top : top + height, left : left + width] = resize(resize(pixels, 1, width), 0, height)",
+        "pixels = square",
     ]
 
 
@@ -166,9 +174,10 @@ def _crop(road: Preprocessing) -> list[str]:
     size, shorter = road.size, max(road.size, round(road.size / road.crop_fraction))
     return [
         *UPRIGHT,
-        f"sides = [max({size}, round(side * ({shorter} / full[0]))) for side in sides]",
-        f"left, top = [(side - {size}) // 2 for side in sides]",
-        f"image = image.resize(sides, {_resample(road)}).crop((left, top, left + {size}, top + {size}))",
+        f"width, height = (max({size}, round(side * ({shorter} / full[0]))) for side in sides)",
+        f"left, top = (width - {size}) // 2, (height - {size}) // 2",
+        "pixels = resize(resize(pixels, 1, width), 0, height)",
+        f"pixels = pixels[top : top + {size}, left : left + {size}]",
     ]
 
 
@@ -179,21 +188,24 @@ GEOMETRY = {"squash": _squash, "letterbox": _letterbox, "crop": _crop}
 
 
 def _javascript(clf: Classifier, file: str, resize: bool) -> list[str]:
-    geometry = "" if resize else _sharp(clf.preprocessing)
-    decides = classifier.decides(clf)
+    road, decides = clf.preprocessing, classifier.decides(clf)
+    geometry = [] if resize else IN_JAVASCRIPT[road.fit](road)
+    pixels, height, width = ("data", "info.height", "info.width") if resize else ("small", road.size, road.size)
     return [
         'import { readFileSync } from "node:fs";',
         'import ort from "onnxruntime-node";',
         'import sharp from "sharp";',
         "",
+        *([] if resize else [*resizing.javascript(road.interpolation), ""]),
         f'const {{ classes }} = JSON.parse(readFileSync("{file.rpartition(".")[0]}.json"));',
         f'const session = await ort.InferenceSession.create("{file}");',
         "for (const path of process.argv.slice(2)) {",
-        '  const picture = sharp(path).rotate().removeAlpha().toColourspace("srgb")' + geometry + ";",
+        '  const picture = sharp(path).rotate().removeAlpha().toColourspace("srgb");',
         "  const { data, info } = await picture.raw().toBuffer({ resolveWithObject: true });",
-        "  const area = info.width * info.height, images = new Uint8Array(3 * area);",
-        "  data.forEach((value, i) => { images[(i % 3) * area + Math.floor(i / 3)] = value; });",
-        '  const fed = new ort.Tensor("uint8", images, [1, 3, info.height, info.width]);',
+        *(f"  {line}" for line in geometry),
+        f"  const area = {pixels}.length / 3, images = new Uint8Array(3 * area);",
+        f"  {pixels}.forEach((value, i) => {{ images[(i % 3) * area + Math.floor(i / 3)] = value; }});",
+        f'  const fed = new ort.Tensor("uint8", images, [1, 3, {height}, {width}]);',
         "  const answer = (await session.run({ [session.inputNames[0]]: fed })).probabilities.data;",
         "  const best = answer.indexOf(Math.max(...answer));",
         *(f"  {line}" for line in (_decided_in_javascript(clf) if decides else [])),
@@ -213,16 +225,34 @@ def _decided_in_javascript(clf: Classifier) -> list[str]:
     ]
 
 
-def _sharp(road: Preprocessing) -> str:
-    kernel = {"bilinear": "linear", "bicubic": "cubic"}[road.interpolation]
-    options = f'kernel: "{kernel}", fastShrinkOnLoad: false'
-    if road.fit == "squash":
-        return f'.resize({road.size}, {road.size}, {{ fit: "fill", {options} }})'
-    if road.fit == "letterbox":
-        red, green, blue = (round(m * 255) for m in road.mean)
-        background = f"background: {{ r: {red}, g: {green}, b: {blue} }}"
-        return f'.resize({road.size}, {road.size}, {{ fit: "contain", {background}, {options} }})'
-    whole = max(road.size, round(road.size / road.crop_fraction))
-    edge = (whole - road.size) // 2
-    area = f"{{ left: {edge}, top: {edge}, width: {road.size}, height: {road.size} }}"
-    return f'.resize({whole}, {whole}, {{ fit: "cover", {options} }}).extract({area})'
+def _squashed(road: Preprocessing) -> list[str]:
+    size = road.size
+    return [f"const small = resize(resize(data, info.width, {size}, 3), info.height, {size}, {3 * size});"]
+
+
+def _letterboxed(road: Preprocessing) -> list[str]:
+    colour = [round(m * 255) for m in road.mean]
+    return _placed(road.size, f"{road.size} / Math.max(info.width, info.height)", 1, f"{colour}[i % 3]")
+
+
+def _cropped(road: Preprocessing) -> list[str]:
+    shorter = max(road.size, round(road.size / road.crop_fraction))
+    return _placed(road.size, f"{shorter} / Math.min(info.width, info.height)", road.size, "0")
+
+
+def _placed(size: int, scale: str, least: int, outside: str) -> list[str]:
+    """A picture of another shape in the middle of a square, which it fills or overlaps."""
+    return [
+        f"const scale = {scale};",
+        "const even = (x) => (x % 1 === 0.5 ? 2 * Math.round(x / 2) : Math.round(x)); // as Python rounds",
+        f"const [w, h] = [info.width, info.height].map((side) => Math.max({least}, even(side * scale)));",
+        "const whole = resize(resize(data, info.width, w, 3), info.height, h, 3 * w);",
+        f"const [left, top] = [w, h].map((side) => Math.trunc(({size} - side) / 2));",
+        f"const small = Uint8Array.from({{ length: {3 * size * size} }}, (_, i) => {{",
+        f"  const x = (Math.floor(i / 3) % {size}) - left, y = Math.floor(i / {3 * size}) - top;",
+        f"  return x >= 0 && x < w && y >= 0 && y < h ? whole[3 * (y * w + x) + (i % 3)] : {outside};",
+        "});",
+    ]
+
+
+IN_JAVASCRIPT = {"squash": _squashed, "letterbox": _letterboxed, "crop": _cropped}
