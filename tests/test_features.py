@@ -240,7 +240,7 @@ def test_features_are_what_comes_into_the_head(plan: Plan) -> None:
     assert [next(work) for _ in range(3)] == [64, 128, 150]
     found = finished(work)
     handle.remove()
-    np.testing.assert_array_equal(found, torch.cat(given).numpy())
+    np.testing.assert_array_equal(found, torch.cat(given)[-150:].numpy())  # after what folding was tried on
     with torch.no_grad():
         whole = network.eval()(preprocessing.normalise(ROAD, torch.from_numpy(pixels.array)))
         np.testing.assert_allclose(network.head(torch.from_numpy(found)), whole, atol=1e-5)

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from . import models, preprocessing
 from .errors import MachineError, MissingExtra, first_line, unknown
+from .models import folding
 from .preprocessing import Preprocessing
 
 # uint8 (B, 3, S, S), any B of one or more → float32 (B, K) or (B, D)
@@ -61,7 +62,7 @@ class How:
 
 
 def build(module: Logits, engine: str, how: How) -> Engine:
-    """The engine that runs `module`, as it is now: later changes of its weights reach torch only.
+    """The engine that runs `module`, as it is now: later changes of its weights do not reach it.
 
     Args:
         module: Logits or Features; its road says the pictures' side.
@@ -118,10 +119,18 @@ def to_onnx(module: nn.Module, example: Tensor, *, outputs: Sequence[str] = ("lo
         return bytes(program.model_proto.SerializeToString())
 
 
+def folded(network: nn.Module, road: Preprocessing) -> nn.Module:
+    """`models.folding.folded`, tried on a picture of the road's size."""
+    picture = torch.arange(3 * road.size**2).remainder(256).view(1, 3, road.size, road.size).byte()
+    device = next((each.device for each in network.parameters()), torch.device("cpu"))
+    return folding.folded(network, preprocessing.normalise(road, picture.to(device)))
+
+
 def _torch(module: Logits, how: How) -> Engine:
     kind = how.device.partition(":")[0]
     if kind == "cpu":
         torch.set_num_threads(how.threads)
+    module = type(module)(folded(module.network, module.road), module.road)
 
     def run(images: np.ndarray) -> np.ndarray:
         inputs = torch.from_numpy(images).to(how.device)
