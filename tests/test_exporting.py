@@ -181,7 +181,7 @@ def head_order(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def temperature(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(graphs.Graph, "probabilities", lambda graph, logits: torch.softmax(logits, 1))
+    monkeypatch.setattr(graphs.Graph, "answers", lambda graph, logits: torch.softmax(logits, 1))
 
 
 Plant = Callable[[pytest.MonkeyPatch], None]
@@ -314,6 +314,64 @@ def test_what_has_no_form_in_a_graph_is_refused(fit: str, tmp_path: Path) -> Non
         exporting.export(made(Preprocessing(8, fit)), tmp_path / "model.onnx", data(8), resize=True)
     with pytest.raises(CallError, match="no form in torch"):
         exporting.export(made(), tmp_path / "model.pt2", data(8), to="torch", resize=True)
+
+
+# ── other tasks ──
+
+
+def of_task(task: str, road: Preprocessing = ROAD) -> Classifier:
+    """Several labels, each with a threshold of its own; or three quantities of quite different units."""
+    if task == "multi-label":
+        return dataclasses.replace(made(road), task=task, thresholds={"red": 0.3, "green": 0.6})
+    return dataclasses.replace(made(road), task=task, thresholds={}, scale=((5.0, 2.0), (-300.0, 40.0), (0.0, 0.01)))
+
+
+TASKS = pytest.mark.parametrize("task", ["multi-label", "regression"])
+
+
+@FORMS
+@TASKS
+def test_files_of_other_tasks_answer_as_the_model(task: str, form: str, tmp_path: Path) -> None:
+    needed(NEEDS[form])
+    clf = of_task(task)
+    parity = exporting.export(clf, tmp_path / name_of(form), data(), to=form)
+    assert (parity.n, parity.agreement, parity.task) == (40, 1.0, task)
+    opened = exporting.FORMS[form].open(tmp_path / name_of(form))
+    kind = {"multi-label": "probabilities", "regression": "quantities"}[task]
+    assert (opened.told["task"], opened.told["output"]["holds"]) == (task, kind)
+    images = np.random.default_rng(0).integers(0, 256, (5, 3, 8, 8), dtype=np.uint8)
+    wanted = classifier.answers(clf, classifier.logits(clf, torch.from_numpy(images)))
+    np.testing.assert_allclose(opened.run(images)[0], wanted, rtol=1e-4, atol=1e-6)
+
+
+@TASKS
+def test_a_fault_in_the_answers_of_other_tasks_is_found(
+    task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = graphs.Graph.answers
+    monkeypatch.setattr(graphs.Graph, "answers", lambda graph, logits: answers(graph, logits * 1.01))
+    with pytest.raises(ModelError, match=f"begins at: {graphs.ANSWERS[task]}"):
+        exporting.export(of_task(task), tmp_path / "model.pt2", data(), to="torch")
+    assert os.listdir(tmp_path) == []
+
+
+@TASKS
+def test_the_lines_for_other_tasks_answer_as_opsin_does(task: str, tmp_path: Path) -> None:
+    needed("onnxruntime")
+    clf = of_task(task, Preprocessing(8))
+    exporting.export(clf, tmp_path / "model.onnx", data(24))
+    files = photographs(tmp_path / "photos")
+    call = [sys.executable, "-c", block(tmp_path, "python"), *map(str, files)]
+    said = subprocess.run(call, capture_output=True, text=True, cwd=tmp_path, check=True).stdout.splitlines()
+    assert len(said) == len(files)
+    for line, file in zip(said, files):
+        path, *found = line.split("\t")
+        expected = opsin.predict(clf, file)
+        assert path == str(file)
+        if task == "regression":
+            np.testing.assert_allclose(np.array(found, float), expected.values, rtol=1e-4, atol=1e-5)
+        else:
+            assert set(filter(None, found[0].split(";"))) == {name for name, _ in expected.labels}
 
 
 # ── eight bits ──

@@ -189,7 +189,7 @@ def test_every_label_and_every_tenth_is_in_every_split(table: Path) -> None:
 def test_what_does_not_know_a_task_says_so(several: runs.Run, table: Path, tmp_path) -> None:
     data = labels(table)
     for call in (
-        lambda: exporting.export(several.classifier, tmp_path / "a.onnx", data=data),
+        lambda: exporting.quantise(several.classifier, tmp_path / "a.onnx", data, data),
         lambda: finished(comparison.comparing(several.classifier, several.classifier, data)),
         lambda: checks.apply(data, {}, tmp_path / "fixed.csv"),
     ):

@@ -23,9 +23,9 @@ import torch
 
 from .. import cache, classifier, errors, preprocessing
 from ..classifier import Classifier
-from ..vocabulary import Dataset, finished, refuse_other_tasks
+from ..vocabulary import Dataset, Task, finished
 from . import graphs, int8, readme
-from .graphs import FORMS, RESIZING, STEPS, Graph, Opened
+from .graphs import FORMS, RESIZING, Graph, Opened
 from .int8 import Int8, quantise
 
 __all__ = [
@@ -47,7 +47,7 @@ FEW = 8  # batches that are looked at for where a difference begins
 FORMAT = 1
 CALLS = 20  # that a latency is the median of
 # How far a step's values may be from what the reference makes of its own input.
-TOLERANCES = {RESIZING: 0.0, "normalisation": 1e-4, "logits": 1e-3, "probabilities": 1e-4}
+TOLERANCES = {RESIZING: 0.0, "normalisation": 1e-4, "logits": 1e-3, "probabilities": 1e-4, "quantities": 1e-4}
 
 # What the file is given, uint8 (B, 3, H, W), and what the road makes of it, uint8 (B, 3, S, S).
 Asked = tuple[np.ndarray, np.ndarray]
@@ -57,8 +57,8 @@ Asked = tuple[np.ndarray, np.ndarray]
 class Limits:
     """What a file must keep to; resized pictures are equal."""
 
-    agreement: float = 0.995  # the least share of pictures with the same label
-    difference: float = 1e-4  # the largest of any probability
+    agreement: float = 0.995  # the least share of pictures that are answered alike
+    difference: float = 1e-4  # the largest of any probability, or of any quantity in deviations
 
 
 LIMITS = Limits()
@@ -69,15 +69,20 @@ class Parity:
     """How a file answers beside the reference, torch in fp32, on `n` pictures."""
 
     n: int
-    agreement: float  # share of pictures with the same label
-    difference: float  # the largest between two probabilities of one class
+    agreement: float  # share of pictures with the same label or labels, or with quantities within LIMITS
+    difference: float  # the largest between two probabilities of one class, or two quantities in deviations of training
+    task: Task = "single-label"
 
     def within(self, limits: Limits) -> bool:
         return self.agreement >= limits.agreement and self.difference <= limits.difference
 
     def __str__(self) -> str:
-        alike = f"{100 * self.agreement:.2f} % of {self.n:,} labels alike"
-        return f"{alike}, probabilities at most {self.difference:.1e} apart"
+        alike = f"{100 * self.agreement:.2f} % of {self.n:,} {ALIKE[self.task]} alike"
+        far = f"{self.difference:.1e}{' deviations' * (self.task == 'regression')}"
+        return f"{alike}, {graphs.ANSWERS[self.task]} at most {far} apart"
+
+
+ALIKE = {"single-label": "labels", "multi-label": "pictures' labels", "regression": "quantities"}
 
 
 def export(
@@ -96,13 +101,12 @@ def export(
         what was measured, which is within LIMITS.
 
     Raises:
-        CallError: another task than single-label, unknown form, another ending, a place that is taken, preprocessing
+        CallError: unknown form, another ending, a place that is taken, preprocessing
             that has no form in a graph.
         DataError: when no picture can be read.
         ModelError: when the file answers otherwise: nothing is written, and it says where the difference begins.
         MissingExtra, MachineError: when the form cannot be written or run here.
     """
-    refuse_other_tasks(clf.task, "export")
     file = Path(file)
     _check_place(file, to)
     if resize:
@@ -130,7 +134,8 @@ def contract(clf: Classifier, *, resize: bool = False) -> dict[str, Any]:
     """What a file tells of itself, as plain values: enough to use it without opsin, and to know what it answers."""
     road = clf.preprocessing
     size: list[Any] = ["height", "width"] if resize else [road.size, road.size]
-    done_inside = [*(["resize"] if resize else []), "normalise", "network", "softmax"]
+    last = {"single-label": "softmax", "multi-label": "sigmoid", "regression": "scale"}[clf.task]
+    done_inside = [*(["resize"] if resize else []), "normalise", "network", last]
     return {
         "format": FORMAT,
         "task": clf.task,
@@ -139,7 +144,7 @@ def contract(clf: Classifier, *, resize: bool = False) -> dict[str, Any]:
         "unsure_below": clf.unsure_below,
         "temperature": clf.temperature,
         "input": {"shape": ["batch", 3, *size], "type": "uint8", "colour": "RGB, sRGB", "range": [0, 255]},
-        "output": {"shape": ["batch", len(clf.classes)], "type": "float32", "holds": "probabilities"},
+        "output": {"shape": ["batch", len(clf.classes)], "type": "float32", "holds": graphs.ANSWERS[clf.task]},
         "inside": done_inside,
         "preprocessing": {**road.to_dict(), "antialias": True, "jpeg at 1/2, 1/4, 1/8 down to": preprocessing.ROOM},
         "network": clf.spec.name if clf.spec else None,
@@ -202,15 +207,26 @@ def compare(clf: Classifier, opened: Opened, pairs: Iterator[Asked]) -> Parity:
     if set(place) != set(clf.classes):
         raise errors.ModelError("the file has other classes", expected=clf.classes[:5], received=list(place)[:5])
     order = [place[name] for name in clf.classes]
-    n, alike, apart = 0, 0, 0.0
+    same: list[bool] = []
+    apart = 0.0
     for given, images in pairs:
-        expected = classifier.probabilities(clf, classifier.logits(clf, torch.from_numpy(images)))
+        expected = classifier.answers(clf, classifier.logits(clf, torch.from_numpy(images)))
         found = np.asarray(opened.run(given)[-1], np.float64)[:, order]
-        n += len(images)
-        alike += int((found.argmax(1) == expected.argmax(1)).sum())
-        worst = float(np.abs(found - expected).max())
+        between = np.abs(found - expected) / ([deviation for _, deviation in clf.scale] or 1.0)
+        same += _alike(clf, found, expected, between).tolist()
+        worst = float(between.max())
         apart = max(apart, worst if np.isfinite(worst) else float("inf"))
-    return Parity(n, alike / n, apart)
+    return Parity(len(same), sum(same) / len(same), apart, clf.task)
+
+
+def _alike(clf: Classifier, found: np.ndarray, expected: np.ndarray, between: np.ndarray) -> np.ndarray:
+    """bool `(B,)`: whether answers `(B, K)` say the same of a picture."""
+    if clf.task == "single-label":
+        return np.asarray(found.argmax(1) == expected.argmax(1))
+    if clf.task == "regression":
+        return np.asarray((between <= LIMITS.difference).all(1))
+    least = classifier.blank(clf).thresholds
+    return np.asarray(((found >= least) == (expected >= least)).all(1))
 
 
 def where(clf: Classifier, opened: Opened, pairs: Sequence[Asked]) -> str:
@@ -219,7 +235,8 @@ def where(clf: Classifier, opened: Opened, pairs: Sequence[Asked]) -> str:
     Args:
         opened: a file with the outputs of all steps, of RESIZING too where it resizes.
     """
-    names = STEPS if len(opened.run(pairs[0][0])) == len(STEPS) else (RESIZING, *STEPS)
+    steps = graphs.steps(clf.task)
+    names = steps if len(opened.run(pairs[0][0])) == len(steps) else (RESIZING, *steps)
     apart = dict.fromkeys(names, False)
     for given, images in pairs:
         found = dict(zip(names, opened.run(given)))
@@ -236,7 +253,7 @@ def _expected(clf: Classifier, found: dict[str, np.ndarray], images: np.ndarray)
     with torch.no_grad():
         expected["normalisation"] = preprocessing.normalise(clf.preprocessing, prepared).numpy()
         expected["logits"] = clf.network(torch.from_numpy(found["normalisation"])).numpy()
-    expected["probabilities"] = classifier.probabilities(clf, found["logits"])
+    expected[graphs.ANSWERS[clf.task]] = classifier.answers(clf, found["logits"])
     return expected
 
 
@@ -254,7 +271,7 @@ def _differs(clf: Classifier, data: Dataset, to: str, resize: bool, parity: Pari
     begins = where(clf, steps, few)
     return errors.ModelError(
         f"the {to} file answers otherwise than the model, so it is not written",
-        expected=f"{100 * LIMITS.agreement:.1f} % of labels alike, probabilities at most {LIMITS.difference:g} apart",
+        expected=f"{100 * LIMITS.agreement:.1f} % of {ALIKE[clf.task]} alike, and at most {LIMITS.difference:g} apart",
         received=str(parity),
         do=f"The difference begins at: {begins or 'no single step'}. Try another --to, and tell us of this model",
     )

@@ -1,7 +1,7 @@
 """A classifier as one graph, and the forms in which it is written to a file and opened again.
 
     uint8 (B, 3, S, S) ─ normalise ─ network ─ softmax at the temperature ─> probabilities, float32 (B, K)
-    uint8 (B, 3, H, W) ─ resize ─┘
+    uint8 (B, 3, H, W) ─ resize ─┘             sigmoid of several labels; quantities in their units
 
 Everything is traced from the functions of the one road, so no form has a preprocessing of its own.
 """
@@ -25,9 +25,10 @@ from .. import engines, preprocessing
 from ..classifier import Classifier
 from ..errors import CallError, MachineError, OpsinError, first_line
 from ..preprocessing import Preprocessing
+from ..vocabulary import Task
 from . import resizing
 
-STEPS = ("normalisation", "logits", "probabilities")
+ANSWERS = {"single-label": "probabilities", "multi-label": "probabilities", "regression": "quantities"}
 RESIZING = "resizing"
 KEY = "opsin"  # under which a file tells of itself
 
@@ -35,26 +36,36 @@ KEY = "opsin"  # under which a file tells of itself
 Run = Callable[[np.ndarray], Sequence[np.ndarray]]
 
 
-class Graph(nn.Module):
-    """All that is done to prepared pictures: uint8 `(B, 3, S, S)` → probabilities `(B, K)`.
+def steps(task: Task) -> tuple[str, str, str]:
+    """The names of what a graph makes, one from the other, up to the answers."""
+    return ("normalisation", "logits", ANSWERS[task])
 
-    With `steps` it gives what each of STEPS gives, the last being the probabilities: where a difference begins shows.
+
+class Graph(nn.Module):
+    """All that is done to prepared pictures: uint8 `(B, 3, S, S)` → answers `(B, K)`, as `classifier.answers` has them.
+
+    With `steps` it gives what each of `steps` gives, the last being the answers: where a difference begins shows.
     """
 
     def __init__(self, clf: Classifier, *, steps: bool = False) -> None:
         super().__init__()
         self.network, self.road, self.temperature, self.steps = clf.network, clf.preprocessing, clf.temperature, steps
+        self.task, self.scale = clf.task, clf.scale
 
     def normalised(self, images: Tensor) -> Tensor:
         return preprocessing.normalise(self.road, images)
 
-    def probabilities(self, logits: Tensor) -> Tensor:
-        return torch.softmax(logits / self.temperature, 1)
+    def answers(self, logits: Tensor) -> Tensor:
+        if self.task == "regression":
+            scale = torch.tensor(self.scale, dtype=torch.float32)
+            return logits * scale[:, 1] + scale[:, 0]
+        cooled = logits / self.temperature
+        return torch.softmax(cooled, 1) if self.task == "single-label" else torch.sigmoid(cooled)
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor, Tensor]:
         inputs = self.normalised(images)
         logits = self.network(inputs)
-        found = self.probabilities(logits)
+        found = self.answers(logits)
         return (inputs, logits, found) if self.steps else found
 
     @property
@@ -63,7 +74,7 @@ class Graph(nn.Module):
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        return STEPS if self.steps else STEPS[-1:]
+        return steps(self.task) if self.steps else steps(self.task)[-1:]
 
 
 @dataclass(frozen=True)

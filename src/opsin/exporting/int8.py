@@ -24,7 +24,7 @@ import numpy as np
 from .. import cache, engines, errors, evaluation, metrics
 from ..cache import Pixels
 from ..classifier import BATCH, Classifier
-from ..vocabulary import Dataset, Score, finished
+from ..vocabulary import Dataset, Score, finished, refuse_other_tasks
 from .graphs import FORMS, KEY, Opened, refusals
 
 CALIBRATED = 128  # training pictures that show the ranges of the activations
@@ -61,10 +61,12 @@ def quantise(clf: Classifier, file: Path, train: Dataset, test: Dataset, *, drop
         drop: the accuracy, 0…1, that may be lost, as it was measured on `test`.
 
     Raises:
+        CallError: for another task than single-label.
         DataError: when there are no pictures, or `test` has other classes than `clf`.
         MissingExtra: when onnxruntime or onnx are not installed.
         MachineError: when ONNX Runtime cannot quantise this network.
     """
+    refuse_other_tasks(clf.task, "int8")
     result = file.with_stem(file.stem + "-int8")
     calibration, tested = (_pixels(clf, data, most) for data, most in ((train, CALIBRATED), (test, len(test))))
     targets = evaluation.targets(clf, tested.data)

@@ -9,6 +9,7 @@ from .. import classifier, preprocessing
 from ..classifier import Classifier
 from ..preprocessing import Preprocessing
 from . import resizing
+from .graphs import ANSWERS
 
 NAME = "README.md"
 MARK = "<!-- written by opsin export -->"
@@ -22,9 +23,10 @@ def text(clf: Classifier, file: str, to: str, resize: bool, parity: str) -> str:
         MARK,
         f"# {file}",
         "",
-        f"Tells {len(clf.classes)} classes apart. In: {given}, uint8 `(batch, 3, height, width)`. Out: probabilities,",
-        "float32 `(batch, classes)`. Normalisation and softmax are inside"
-        f"{', and so is resizing' if resize else ''}; class names and all else are in the file, and in",
+        f"{DOES[clf.task].format(len(clf.classes))}. In: {given}, uint8 `(batch, 3, height, width)`.",
+        f"Out: {ANSWERS[clf.task]}, float32 `(batch, {len(clf.classes)})`. "
+        f"{'Resizing, normalisation' if resize else 'Normalisation'} and all that follows are inside; names and all",
+        "else are in the file, and in",
         f"`{file.rpartition('.')[0]}.json`.",
         "",
         f"Measured when it was written, beside torch in fp32: {parity}.",
@@ -66,6 +68,11 @@ def _first(road: Preprocessing) -> list[str]:
     ]
 
 
+DOES = {
+    "single-label": "Tells {} classes apart",
+    "multi-label": "Finds {} labels, any number of them in a picture",
+    "regression": "Estimates {} quantities",
+}
 PIP = {"onnx": "onnxruntime", "openvino": "openvino", "torch": "torch"}
 
 CAVEATS = [
@@ -96,7 +103,6 @@ OPEN = {
 
 def _python(clf: Classifier, file: str, to: str, resize: bool) -> list[str]:
     road = clf.preprocessing
-    label = "label" if classifier.decides(clf) else "classes[answer.argmax()]"
     return [
         "import json, sys",
         f"import numpy as np, {PIP[to]}",
@@ -111,9 +117,23 @@ def _python(clf: Classifier, file: str, to: str, resize: bool) -> list[str]:
         "    pixels = np.asarray(image)",
         *(f"    {line}" for line in ([] if resize else GEOMETRY[road.fit](road))),
         "    answer = run(np.ascontiguousarray(pixels.transpose(2, 0, 1)[None]))",
-        *(f"    {line}" for line in (_decided(clf) if classifier.decides(clf) else [])),
-        f"    print(path, {label}, answer.max(), sep='\\t')",
+        *(f"    {line}" for line in _said(clf)),
     ]
+
+
+def _said(clf: Classifier) -> list[str]:
+    """What is printed of `answer`, `(K,)`."""
+    if clf.task == "regression":
+        return ["print(path, *answer, sep='\\t')"]
+    if clf.task == "multi-label":
+        return [
+            f"least = {list(classifier.blank(clf).thresholds)}",
+            "reached = [name for name, share, enough in zip(classes, answer, least) if share >= enough]",
+            "print(path, ';'.join(reached), sep='\\t')",
+        ]
+    if not classifier.decides(clf):
+        return ["print(path, classes[answer.argmax()], answer.max(), sep='\\t')"]
+    return [*_decided(clf), "print(path, label, answer.max(), sep='\\t')"]
 
 
 def _decided(clf: Classifier) -> list[str]:
@@ -188,7 +208,7 @@ GEOMETRY = {"squash": _squash, "letterbox": _letterbox, "crop": _crop}
 
 
 def _javascript(clf: Classifier, file: str, resize: bool) -> list[str]:
-    road, decides = clf.preprocessing, classifier.decides(clf)
+    road = clf.preprocessing
     geometry = [] if resize else IN_JAVASCRIPT[road.fit](road)
     pixels, height, width = ("data", "info.height", "info.width") if resize else ("small", road.size, road.size)
     return [
@@ -206,12 +226,25 @@ def _javascript(clf: Classifier, file: str, resize: bool) -> list[str]:
         f"  const area = {pixels}.length / 3, images = new Uint8Array(3 * area);",
         f"  {pixels}.forEach((value, i) => {{ images[(i % 3) * area + Math.floor(i / 3)] = value; }});",
         f'  const fed = new ort.Tensor("uint8", images, [1, 3, {height}, {width}]);',
-        "  const answer = (await session.run({ [session.inputNames[0]]: fed })).probabilities.data;",
-        "  const best = answer.indexOf(Math.max(...answer));",
-        *(f"  {line}" for line in (_decided_in_javascript(clf) if decides else [])),
-        f"  console.log([path, {'label' if decides else 'classes[best]'}, answer[best]].join('\\t'));",
+        f"  const answer = (await session.run({{ [session.inputNames[0]]: fed }})).{ANSWERS[clf.task]}.data;",
+        *(f"  {line}" for line in _said_in_javascript(clf)),
         "}",
     ]
+
+
+def _said_in_javascript(clf: Classifier) -> list[str]:
+    """What is printed of `answer`, `(K,)`."""
+    if clf.task == "regression":
+        return ["console.log([path, ...answer].join('\\t'));"]
+    if clf.task == "multi-label":
+        return [
+            f"const least = {list(classifier.blank(clf).thresholds)};",
+            "console.log([path, classes.filter((_, i) => answer[i] >= least[i]).join(';')].join('\\t'));",
+        ]
+    best, decides = "const best = answer.indexOf(Math.max(...answer));", classifier.decides(clf)
+    label = "label" if decides else "classes[best]"
+    told = f"console.log([path, {label}, answer[best]].join('\\t'));"
+    return [best, *(_decided_in_javascript(clf) if decides else []), told]
 
 
 def _decided_in_javascript(clf: Classifier) -> list[str]:

@@ -48,6 +48,7 @@ def command(
         opsin export imagenet --data photos/ --to openvino --out lite0
     """
     from ... import errors, exporting, runs
+    from ...vocabulary import refuse_other_tasks
     from . import render
 
     quiet = render.console(stderr=as_json)
@@ -56,6 +57,8 @@ def command(
     if int8 and (to != "onnx" or resize):
         raise errors.CallError("--int8", expected="--to onnx, without --with-resize", received=f"--to {to}")
     clf, run = runs.load(model), _run_of(model)
+    if int8:
+        refuse_other_tasks(clf.task, "--int8")
     pictures = _given(data) if data else _of_run(clf, run)
     part = next((part for part in (pictures.val, pictures.test) if len(part)), pictures)
     folder = out or (run / "export" if run else Path(f"{Path(model).name}-export"))
@@ -65,7 +68,7 @@ def command(
     quiet.print(f"wrote    {file} ({_bytes(file, to) / 2**20:,.1f} MiB) · how to run it: {folder / 'README.md'}")
     told = {"file": str(file), "to": to, "bytes": _bytes(file, to), "parity": dataclasses.asdict(parity)}
     files = {file: exporting.latency(file, to=to)} if max_ms else {}
-    if int8 or (max_ms and files[file] > max_ms and to == "onnx" and not resize):
+    if int8 or (max_ms and files[file] > max_ms and to == "onnx" and not resize and clf.task == "single-label"):
         found = exporting.quantise(clf, file, pictures.train, part, drop=max_drop)
         quiet.print(f"int8     {found}")
         quiet.print(f"not kept {found.why}" if found.why else f"wrote    {found.file}")
