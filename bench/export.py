@@ -221,7 +221,7 @@ def agreement(expected: dict[str, opsin.Prediction], found: dict[str, tuple[str,
 
 # ── speed ──
 
-Side = Callable[[Sequence[bytes]], list[int]]  # JPEGs → the numbers of their classes
+Side = Callable[[Sequence[bytes]], Sequence[object]]  # JPEGs → their classes
 
 
 def speed(archive: Path, rounds: int, most: int) -> None:
@@ -311,10 +311,9 @@ def own_sides(clf: Classifier, files: Sequence[bytes]) -> dict[str, Side]:
     return sides
 
 
-def own(clf: Classifier, data: Sequence[bytes], run: engines.Engine) -> list[int]:
-    place = {name: number for number, name in enumerate(clf.classes)}
+def own(clf: Classifier, data: Sequence[bytes], run: engines.Engine) -> list[str | None]:
     store = Held(data)
-    return [place[each.label or ""] for each in classifier.predict_store(clf, store, store.keys, run=run)]
+    return [each.label for each in classifier.predict_store(clf, store, store.keys, run=run)]
 
 
 def eager(clf: Classifier) -> Side:

@@ -32,7 +32,7 @@ Precision = Literal["fp32", "bf16"]
 
 AGREE = 0.995  # the least share of pictures on which an engine must answer as the reference does
 ENOUGH = 200  # pictures that are asked for it: fewer cannot tell 99.5 % from 99 %
-TIMED = 16  # pictures a timed call
+TIMED = engines.CHUNK  # pictures a timed call: of fewer, OpenVINO answers as many
 SHORT = 20.0  # seconds of work that is not worth measuring for: an engine takes 4 to 12 seconds to build and compare
 # What is offered for inference, as it was ranked where it was measured.
 ORDER = (("openvino", "bf16"), ("openvino", "fp32"), ("onnxruntime", "fp32"), ("torch", "bf16"), ("torch", "fp32"))
