@@ -1,6 +1,7 @@
-"""Rows 5, 6, 7: features of EfficientNet-Lite0 at 224 from JPEG files, and the whole command that fits a head on them.
+"""Rows 5 to 8: features of EfficientNet-Lite0 at 224 from JPEG files, and the whole command that fits a head on them.
 
     python bench/features.py rate ZIP                             row 5: against timm, eager and channels-last
+    python bench/features.py memory ZIP                           row 8: peak memory of row 5
     python bench/features.py probe ZIP                            row 6: against timm + scikit-learn, whole processes
     python bench/features.py fastai ZIP --peers PEERS/bin/python  row 7: against fastai's fine_tune(1), whole processes
 
@@ -24,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from loader import most_memory
 from record import alternating, apart, conditions, spread, write
 
 PEERS = Path(__file__).parent / "peers"
@@ -90,6 +92,7 @@ def opsin_side(files: list[Path]) -> Callable[[], np.ndarray]:
             ]
         )
 
+    run.plan = choice.plan
     return run
 
 
@@ -124,6 +127,37 @@ def timm_side(files: list[Path], workers: int) -> Callable[[], np.ndarray]:
         return torch.cat(found).numpy()
 
     return run
+
+
+# ── row 8 ──
+
+
+def memory(files: list[Path], folder: Path) -> None:
+    """The peak of processes that do nothing but row 5, on links to the same files."""
+    rows = []
+    for n in (1_000, 10_000):
+        for number in range(n):
+            place = folder / str(n) / files[number % len(files)].parent.name / f"{number:06d}.jpg"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            os.link(files[number % len(files)], place)
+        _, said = timed([sys.executable, __file__, "peak", str(folder / str(n))])
+        found = json.loads(said.splitlines()[-1])
+        rows.append([n, f"{found['MiB']:,.0f}", f"{found['ready MiB']:,.0f}", found["plan"]])
+    write(
+        "features-memory",
+        "Memory of features from JPEG files (row 8, of row 5)",
+        ["pictures", "peak, MiB", "of that before the work, MiB", "plan"],
+        rows,
+        conditions=conditions("torch", "openvino", "onnxruntime"),
+        notes=[f"slices of {SLICE} pictures; the network and its engine are built, and engines compared, before"],
+    )
+
+
+def peak(folder: Path) -> None:
+    run = opsin_side(sorted(folder.rglob("*.jpg")))
+    before = most_memory()
+    run()
+    print(json.dumps({"MiB": most_memory(), "ready MiB": before, "plan": str(run.plan)}))
 
 
 # ── rows 6 and 7 ──
@@ -177,12 +211,14 @@ def timed(command: list[str], environment: Mapping[str, str] = os.environ) -> tu
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("row", choices=["rate", "probe", "fastai"])
+    parser.add_argument("row", choices=["rate", "memory", "probe", "fastai", "peak"])
     parser.add_argument("archive", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--pictures", type=int, default=320, help="of row 5")
     parser.add_argument("--peers", default=sys.executable, help="the Python of the peers' environment")
     asked = parser.parse_args()
+    if asked.row == "peak":  # a process of `memory`
+        return peak(asked.archive)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         zipfile.ZipFile(asked.archive).extractall(folder / "pictures")
@@ -190,6 +226,8 @@ def main() -> None:
             files = sorted((folder / "pictures").rglob("*.jpg"))
             step = max(1, len(files) // asked.pictures)
             rate(files[::step][: asked.pictures], asked.rounds)
+        elif asked.row == "memory":
+            memory(sorted((folder / "pictures").rglob("*.jpg")), folder)
         elif asked.row == "probe":
             peer = [sys.executable, str(PEERS / "timm_logreg.py")]
             title = f"opsin train {asked.archive.name} --recipe probe (row 6)"
@@ -198,6 +236,7 @@ def main() -> None:
             peer = [asked.peers, str(PEERS / "fastai_finetune.py")]
             title = f"opsin train {asked.archive.name} --recipe probe (row 7)"
             probe(asked.archive, folder, asked.rounds, peer, "fastai fine_tune(1)", title)
+    return None
 
 
 if __name__ == "__main__":
