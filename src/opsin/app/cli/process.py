@@ -43,7 +43,7 @@ def command(
         opsin process photos small --op clahe:clip=2 --op resize:side=512 --op jpeg:quality=85
     """
     from ... import errors, ops, processing
-    from . import render
+    from . import progress
 
     loaded = ops.load(file).to_list() if file else []
     chosen = ops.pipeline(*loaded, *steps)
@@ -51,7 +51,7 @@ def command(
         with errors.writing(save):
             save.write_text(chosen.to_toml(), encoding="utf-8")
     work = processing.process(source, out, chosen, force=force, metadata=keep_metadata, threads=threads)
-    done = render.watched(render.console(stderr=as_json), work)
+    done = progress.watched(progress.console(stderr=as_json), work)
     _show(done, as_json)
     if not done.written + done.kept:
         raise errors.DataError("no picture could be processed", do="Each one's reason stands in its own line")
