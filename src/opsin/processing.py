@@ -32,8 +32,7 @@ from .vocabulary import Event, Refusal, Store
 LOG = "process.jsonl"
 ENDINGS = {"jpeg": ".jpg", "png": ".png", "webp": ".webp", "avif": ".avif"}
 BAD_NAME = (errno.ENAMETOOLONG, errno.EINVAL, errno.EISDIR, errno.ENOTDIR, errno.EEXIST)  # the file's, not the disk's
-BATCH = 8  # files a thread is handed at a time: threads that tell of each one wait for each other
-AHEAD = 3  # batches a thread that are begun or wait: an interrupt waits for no more
+AHEAD = 16  # files a thread that are begun before the first of them is told of: an interrupt waits for no more
 
 Line = dict[str, Any]  # of the log
 
@@ -189,16 +188,14 @@ def _target(job: _Job, name: str) -> Path:
 
 
 def _in_threads(job: _Job, names: Mapping[str, str], threads: int) -> Iterator[tuple[Line, bool]]:
-    keys = list(names)
-    begun: deque[Future[list[tuple[Line, bool]]]] = deque()
+    begun: deque[Future[tuple[Line, bool]]] = deque()
     with ThreadPoolExecutor(threads) as pool:
-        for start in range(0, len(keys), BATCH):
-            some = keys[start : start + BATCH]
-            begun.append(pool.submit(lambda some: [_one(job, key, names[key]) for key in some], some))
+        for key, name in names.items():
+            begun.append(pool.submit(_one, job, key, name))
             if len(begun) == AHEAD * threads:
-                yield from begun.popleft().result()
+                yield begun.popleft().result()
         while begun:
-            yield from begun.popleft().result()
+            yield begun.popleft().result()
 
 
 def _one(job: _Job, key: str, name: str) -> tuple[Line, bool]:

@@ -164,7 +164,7 @@ def in_threads(files: list[File], batch: int = 64, *, checksums: bool = True) ->
             yield from results
 
 
-def _examine(file: File, checksums: bool) -> Entry | Refusal:
+def _examine(file: File, checksums: bool = True) -> Entry | Refusal:
     """The Entry of a file, or why it is none. The CRC is over its bytes as they are now."""
     try:
         with open(file.path, "rb", buffering=0) as opened:
