@@ -5,15 +5,13 @@
     budget   how much of a byte budget is used on each of N pictures
 
 The pictures are those of --data (a folder or zip of pictures); by default squares of four pictures of
-shared/data/clothing.zip, about 800 × 1,067, JPEG of quality 90. Prints its conditions.
+shared/data/clothing.zip, 800 × 1,066, JPEG of quality 90.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import shutil
 import signal
 import statistics
@@ -21,41 +19,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from record import conditions, spread, write
 
 from opsin import codecs, encoding, ops, sources
 
 CLOTHING = Path(__file__).parent.parent.parent / "shared" / "data" / "clothing.zip"
+PEER = Path(__file__).parent / "peers" / "pillow_loop.py"  # a script of its own, which loads Pillow only
 STEPS = ("resize:side=512", "jpeg:quality=85")
-
-
-# The peer, as one writes it ------------------------------------------------------------------------------------------
-
-
-def pillow_one(job: tuple[str, str, bool]) -> None:
-    from PIL import Image
-
-    source, target, draft = job
-    with Image.open(source) as image:
-        scale = 512 / max(image.size)
-        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-        if draft:  # lets libjpeg decode at a half, a quarter …
-            image.draft("RGB", size)
-        image.convert("RGB").resize(size, Image.Resampling.BILINEAR).save(target, "JPEG", quality=85)
-
-
-def pillow(source: Path, target: Path, draft: bool) -> None:
-    jobs = []
-    for path in sorted(source.rglob("*.jpg")):
-        place = target / path.relative_to(source)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        jobs.append((str(path), str(place), draft))
-    with ProcessPoolExecutor(2) as pool:
-        for _ in pool.map(pillow_one, jobs, chunksize=16):
-            pass
+OURS, PILLOW, DRAFT = "opsin process", "Pillow", "Pillow with draft"
+# Who installs a package has its modules compiled; a checkout where Python may not write them is slower to start.
+INSTALLED = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 # Speed ---------------------------------------------------------------------------------------------------------------
@@ -98,121 +74,118 @@ def ours(source: Path, target: Path, threads: int) -> list[str]:
 
 
 def theirs(source: Path, target: Path, draft: bool) -> list[str]:
-    return [sys.executable, __file__, "pillow", str(source), str(target), *(["--draft"] if draft else [])]
+    return [sys.executable, str(PEER), str(source), str(target), *(["--draft"] if draft else [])]
 
 
 def timed(command: list[str], target: Path) -> tuple[float, float]:
     """(wall, CPU) seconds of a command, whose output folder is removed before."""
     shutil.rmtree(target, ignore_errors=True)
     before, start = os.times(), time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    after = os.times()
-    cpu = after.children_user + after.children_system - before.children_user - before.children_system
-    return time.perf_counter() - start, cpu
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=INSTALLED)
+    wall, after = time.perf_counter() - start, os.times()
+    return wall, after.children_user + after.children_system - before.children_user - before.children_system
 
 
-def speed(arguments: argparse.Namespace, place: Path) -> dict[str, object]:
-    source = place / "in"
-    kilopixels, kilobytes = write_pictures(arguments.data, source, arguments.n)
+def speed(arguments: argparse.Namespace, place: Path) -> None:
+    source, n = place / "in", arguments.n
+    known = {**conditions("torch", "pillow", "simplejpeg", "opencv-python-headless"), "n": n}
+    kilopixels, kilobytes = write_pictures(arguments.data, source, n)
     commands = {
-        "opsin process": ours(source, place / "ours", 2),
-        "Pillow": theirs(source, place / "pillow", False),
-        "Pillow with draft": theirs(source, place / "draft", True),
+        OURS: ours(source, place / OURS, 2),
+        PILLOW: theirs(source, place / PILLOW, False),
+        DRAFT: theirs(source, place / DRAFT, True),
     }
-    targets = dict(zip(commands, (place / "ours", place / "pillow", place / "draft")))
+    first = place / "first"
+    shutil.copytree(next(source.iterdir()), first)
+    timed(ours(first, place / "warm", 2), place / "warm")  # compiles the modules, as installing does
     runs: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
     for _ in range(arguments.rounds):
         for name, command in commands.items():
-            runs[name].append(timed(command, targets[name]))
-    found = {
-        name: {
-            "wall_s": [round(wall, 2) for wall, _ in times],
-            "cpu_s": [round(cpu, 2) for _, cpu in times],
-            "pictures_per_s": round(arguments.n / statistics.median(wall for wall, _ in times), 1),
-        }
-        for name, times in runs.items()
-    }
-    wall, cpu = ({name: statistics.median(run[i] for run in times) for name, times in runs.items()} for i in (0, 1))
-    return {
-        "pictures": arguments.n,
-        "mean_kilopixels": kilopixels,
-        "mean_kilobytes": kilobytes,
-        "runs": found,
-        "times_as_fast_as": {name: round(wall[name] / wall["opsin process"], 2) for name in commands},
-        "of_its_cpu_time": {name: round(cpu[name] / cpu["opsin process"], 2) for name in commands},
-        "ssim_to": {name: likeness(targets["opsin process"], targets[name]) for name in commands if "Pillow" in name},
-        "killed_and_taken_up_again_is_equal": killed(arguments.n, source, place),
-    }
+            runs[name].append(timed(command, place / name))
+    wall, cpu = ({name: [run[i] for run in times] for name, times in runs.items()} for i in (0, 1))
+    rows = [(name, spread(wall[name], 2), spread(cpu[name], 2), *rates(n, wall, cpu, name)) for name in commands]
+    write(
+        "process",
+        f"`opsin process` and a Pillow loop in a pool of two: {n:,} JPEGs, {' and '.join(STEPS)}, whole commands",
+        ("side", "wall s", "CPU s", "pictures/s", "times Pillow by the clock", "by CPU time"),
+        rows,
+        conditions=known,
+        notes=[
+            f"pictures of {kilopixels:,} thousand pixels and {kilobytes:,} kB on average; "
+            f"median of {arguments.rounds} runs in turn, with the smallest and the largest",
+            *(
+                f"SSIM of opsin's pictures to {name}'s: {likeness(place / OURS, place / name)}"
+                for name in (PILLOW, DRAFT)
+            ),
+            f"killed in the middle and taken up again: {killed(n, source, place)}",
+        ],
+    )
 
 
-def likeness(left: Path, right: Path) -> dict[str, float]:
+def rates(n: int, wall: dict[str, list[float]], cpu: dict[str, list[float]], name: str) -> tuple[str, ...]:
+    """Pictures a second, and how many times as fast as Pillow: by the clock, and by CPU time; of medians."""
+    times = (statistics.median(each[PILLOW]) / statistics.median(each[name]) for each in (wall, cpu))
+    return (f"{n / statistics.median(wall[name]):,.0f}", *(f"{each:.2f}" for each in times))
+
+
+def likeness(left: Path, right: Path) -> str:
     """Mean and least SSIM over two hundred pictures."""
     paths = sorted(left.rglob("*.jpg"))[:: max(1, len(list(left.rglob("*.jpg"))) // 200)]
     found = [
         ops.ssim(codecs.decode(path.read_bytes()), codecs.decode((right / path.relative_to(left)).read_bytes()))
         for path in paths
     ]
-    return {"n": len(found), "mean": round(statistics.mean(found), 5), "least": round(min(found), 5)}
+    return f"{statistics.mean(found):.4f} on average, {min(found):.4f} at least (n = {len(found)})"
 
 
-def killed(n: int, source: Path, place: Path) -> bool:
+def killed(n: int, source: Path, place: Path) -> str:
     """Kill a run when it has done about half, run it again; is every byte that of the undisturbed run?"""
-    cut, whole = place / "cut", place / "ours"
-    run = subprocess.Popen(ours(source, cut, 2), stdout=subprocess.DEVNULL)
+    cut, whole = place / "cut", place / OURS
+    run = subprocess.Popen(ours(source, cut, 2), stdout=subprocess.DEVNULL, env=INSTALLED)
     while len(list(cut.rglob("*.jpg"))) < n // 2 and run.poll() is None:
         time.sleep(0.2)
     run.send_signal(signal.SIGKILL)
     run.wait()
     assert 0 < len(list(cut.rglob("*.jpg"))) < n, "the run was over before it was killed"
-    subprocess.run(ours(source, cut, 2), check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(ours(source, cut, 2), check=True, stdout=subprocess.DEVNULL, env=INSTALLED)
     files = {path.relative_to(whole) for path in whole.rglob("*") if path.is_file()}
-    return files == {path.relative_to(cut) for path in cut.rglob("*") if path.is_file()} and all(
+    equal = files == {path.relative_to(cut) for path in cut.rglob("*") if path.is_file()} and all(
         (whole / file).read_bytes() == (cut / file).read_bytes() for file in files
     )
+    return "equal to the byte" if equal else "NOT equal"
 
 
 # Budgets -------------------------------------------------------------------------------------------------------------
 
 
-def budget(arguments: argparse.Namespace) -> dict[str, object]:
+def budget(arguments: argparse.Namespace) -> None:
     """For each format: what share of a budget is used.
 
     Budgets lie, on a logarithmic scale, at 0.2, 0.4, 0.6, 0.8 in turn between the sizes at quality 5 and 95.
     """
+    known = {**conditions("pillow"), "n": arguments.n}
     store, keys, _ = sources.pictures(arguments.data or CLOTHING)
     chosen = keys[:: max(1, len(keys) // arguments.n)][: arguments.n]
-    found: dict[str, object] = {}
+    rows = []
     for name, encode in (("jpeg", ops.jpeg), ("webp", ops.webp), ("avif", ops.avif)):
-        shares, seconds = [], 0.0
+        shares, seconds = [], []
         for number, key in enumerate(chosen):
             picture = codecs.decode(store.read(key))
             low, high = (len(encode(picture, quality=quality)) for quality in (5, 95))
             wanted = int(low * (high / low) ** (0.2, 0.4, 0.6, 0.8)[number % 4])
             start = time.process_time()
             shares.append(len(encode(picture, budget=wanted)) / wanted)
-            seconds += time.process_time() - start
-        found[name] = {
-            "pictures": len(shares),
-            "least": round(min(shares), 4),
-            "median": round(statistics.median(shares), 4),
-            "most": round(max(shares), 4),
-            "within_2_percent_from_below": sum(0.98 <= share <= 1 for share in shares),
-            "cpu_s_a_picture": round(seconds / len(shares), 3),
-        }
-    return found
-
-
-def conditions() -> dict[str, object]:
-    import cv2
-    import PIL
-    import torch
-
-    return {
-        "python": platform.python_version(),
-        "versions": {"torch": torch.__version__, "opencv": cv2.__version__, "pillow": PIL.__version__},
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "load_average": [round(load, 1) for load in os.getloadavg()] if hasattr(os, "getloadavg") else None,
-    }
+            seconds.append(time.process_time() - start)
+        within = f"{sum(0.98 <= share <= 1 for share in shares)} of {len(shares)}"
+        rows.append((name, spread(shares, 4), within, f"{statistics.mean(seconds):.3f}"))
+    write(
+        "process-budget",
+        "Byte budgets: the share that is used",
+        ("format", "share used", "within 2 % from below", "CPU s a picture"),
+        rows,
+        conditions=known,
+        notes=["shares: the median with the smallest and the largest; none above 1 means that no budget is exceeded"],
+    )
 
 
 def main() -> None:
@@ -223,18 +196,12 @@ def main() -> None:
         each.add_argument("--n", type=int, default=n)
         each.add_argument("--data", type=Path)
         each.add_argument("--rounds", type=int, default=3)
-    peer = verbs.add_parser("pillow")
-    peer.add_argument("source", type=Path)
-    peer.add_argument("target", type=Path)
-    peer.add_argument("--draft", action="store_true")
     arguments = parser.parse_args()
-    if arguments.verb == "pillow":
-        pillow(arguments.source, arguments.target, arguments.draft)
+    if arguments.verb == "budget":
+        budget(arguments)
         return
-    before = conditions()
     with tempfile.TemporaryDirectory() as place:
-        found = speed(arguments, Path(place)) if arguments.verb == "speed" else budget(arguments)
-    print(json.dumps({"conditions": before, arguments.verb: found}, indent=1, ensure_ascii=False))
+        speed(arguments, Path(place))
 
 
 if __name__ == "__main__":

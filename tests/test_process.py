@@ -103,6 +103,22 @@ def test_a_file_and_a_zip_are_taken_as_well(photos: Path, tmp_path: Path) -> Non
     assert {**inner, "process.jsonl": ""} == {**outer, "process.jsonl": ""}
 
 
+def test_more_files_than_are_begun_at_a_time_are_told_of_in_their_order(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(processing, "AHEAD", 2)
+    names = [f"{number:02d}.png" for number in range(11)]
+    for name in names:
+        picture(tmp_path / "many", name, side=300 if name == "00.png" else 20)  # the first takes longest
+    work = processing.process(tmp_path / "many", tmp_path / "out", SMALL, threads=2)
+    assert [processing.read_log(tmp_path / "out")[-1]["key"] for _ in work] == names
+
+
+def test_the_command_loads_nothing_of_training(photos: Path, tmp_path: Path) -> None:
+    call = ["process", str(photos), str(tmp_path / "out"), "--op", "resize:side=16", "--json"]
+    code = f"import sys; from opsin.app import cli; code = cli.run({call!r}); assert not code, code\n"
+    code += "assert not {'opsin.runs', 'opsin.training', 'torchvision', 'timm', 'sklearn'} & {*sys.modules}"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_threads_do_not_change_the_result(photos: Path, tmp_path: Path) -> None:
     process(photos, tmp_path / "one", threads=1)
     process(photos, tmp_path / "four", threads=4)

@@ -12,9 +12,9 @@ import hashlib
 import json
 import os
 import unicodedata
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -32,7 +32,7 @@ from .vocabulary import Event, Refusal, Store
 LOG = "process.jsonl"
 ENDINGS = {"jpeg": ".jpg", "png": ".png", "webp": ".webp", "avif": ".avif"}
 BAD_NAME = (errno.ENAMETOOLONG, errno.EINVAL, errno.EISDIR, errno.ENOTDIR, errno.EEXIST)  # the file's, not the disk's
-SLICE = 64  # files a thread is handed at a time: an interrupt waits for no more
+AHEAD = 16  # files a thread that are begun before the first of them is told of: an interrupt waits for no more
 
 Line = dict[str, Any]  # of the log
 
@@ -62,6 +62,7 @@ class _Job:
     force: bool
     metadata: bool
     before: Mapping[str, Line]
+    inside: dict[Path, bool]  # folders of outputs that were looked at: whether they lie below `out`
 
 
 def process(
@@ -96,7 +97,7 @@ def process(
         out.mkdir(parents=True, exist_ok=True)
     before = {line["key"]: line for line in read_log(out)}
     steps = {"ops": str(pipeline), "pipeline": pipeline.digest + ("+metadata" if metadata else "")}
-    job = _Job(store, out, pipeline, steps, force, metadata, before)
+    job = _Job(store, out, pipeline, steps, force, metadata, before, {})
     clashing, names = _names(keys, ENDINGS.get(pipeline.steps[-1].name, ".png"))
     lines: list[Line] = [{"key": r.key, "error": {"code": r.code, "reason": r.reason}} for r in (*refused, *clashing)]
     kept, total = 0, len(lines) + len(names)
@@ -173,11 +174,13 @@ def _folded(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-def _target(out: Path, name: str) -> Path:
+def _target(job: _Job, name: str) -> Path:
     """The output's path, which stays below `out` whatever the name is and wherever links there lead."""
-    target = out / name
-    if not target.parent.resolve().is_relative_to(out.resolve()) or (os.name == "nt" and ":" in name):
-        raise PictureError("unsafe-path", f"{name} leads out of {out}")
+    target = job.out / name
+    if target.parent not in job.inside:
+        job.inside[target.parent] = target.parent.resolve().is_relative_to(job.out.resolve())
+    if not job.inside[target.parent] or (os.name == "nt" and ":" in name):
+        raise PictureError("unsafe-path", f"{name} leads out of {job.out}")
     return target
 
 
@@ -185,10 +188,14 @@ def _target(out: Path, name: str) -> Path:
 
 
 def _in_threads(job: _Job, names: Mapping[str, str], threads: int) -> Iterator[tuple[Line, bool]]:
-    keys = list(names)
+    begun: deque[Future[tuple[Line, bool]]] = deque()
     with ThreadPoolExecutor(threads) as pool:
-        for start in range(0, len(keys), SLICE * threads):
-            yield from pool.map(lambda key: _one(job, key, names[key]), keys[start : start + SLICE * threads])
+        for key, name in names.items():
+            begun.append(pool.submit(_one, job, key, name))
+            if len(begun) == AHEAD * threads:
+                yield begun.popleft().result()
+        while begun:
+            yield begun.popleft().result()
 
 
 def _one(job: _Job, key: str, name: str) -> tuple[Line, bool]:
@@ -198,7 +205,7 @@ def _one(job: _Job, key: str, name: str) -> tuple[Line, bool]:
         data = job.store.read(key)
         assert isinstance(data, bytes), "files are read, not arrays"
         line |= {"input": _digest(data), **job.steps}
-        target = _target(job.out, name)
+        target = _target(job, name)
         done = job.before.get(key, {})
         if _is_there(target, {**line, "output": name}, done):
             return dict(done), True

@@ -77,8 +77,8 @@ class File:
     key: str
 
 
-def list_folder(root: Path) -> Listing:
-    """Look through the folder `root`, reading every picture's bytes once for its CRC.
+def list_folder(root: Path, *, checksums: bool = True) -> Listing:
+    """Look through the folder `root`, reading every picture's bytes once for its CRC, where that is asked for (else 0).
 
     A link is followed when it stays inside the root, closes no loop and is not itself behind a linked folder: links
     between folders could otherwise multiply without end.
@@ -99,7 +99,7 @@ def list_folder(root: Path) -> Listing:
                 places.extend(_enter(entry, place, top, found))
             elif _is_usable(entry, key, top, found):
                 files.append(File(entry.path, key))
-    for result in in_threads(files):
+    for result in in_threads(files, checksums=checksums):
         found.entries.append(result) if isinstance(result, Entry) else found.refused.append(result)
     return found
 
@@ -156,22 +156,22 @@ def _leads_inside(path: str, top: str) -> bool:
     return os.path.isfile(real) and _inside(real, top)
 
 
-def in_threads(files: list[File], batch: int = 64) -> Iterable[Entry | Refusal]:
+def in_threads(files: list[File], batch: int = 64, *, checksums: bool = True) -> Iterable[Entry | Refusal]:
     """Every file looked at, a batch a task: a task for each of 60,000 small files costs more than reading them."""
     batches = [files[start : start + batch] for start in range(0, len(files), batch)]
     with ThreadPoolExecutor(min(8, (os.cpu_count() or 1) + 2)) as pool:
-        for results in pool.map(lambda some: [_examine(file) for file in some], batches):
+        for results in pool.map(lambda some: [_examine(file, checksums) for file in some], batches):
             yield from results
 
 
-def _examine(file: File) -> Entry | Refusal:
+def _examine(file: File, checksums: bool = True) -> Entry | Refusal:
     """The Entry of a file, or why it is none. The CRC is over its bytes as they are now."""
     try:
         with open(file.path, "rb", buffering=0) as opened:
             size = os.fstat(opened.fileno()).st_size
             head = opened.read(HEAD)
             refusal = unfit(file.key, size, lambda: head)
-            return refusal or Entry(file.key, *_checksum(opened, head))
+            return refusal or Entry(file.key, *(_checksum(opened, head) if checksums else (size, 0)))
     except OSError as error:
         return Refusal(file.key, "unreadable", error.strerror or str(error))
 

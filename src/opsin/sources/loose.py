@@ -44,7 +44,7 @@ def pictures(source: str | Path) -> tuple[Store, list[str], list[Refusal]]:
 
 def _looked_into(path: Path) -> tuple[Store, Listing]:
     if path.is_dir():
-        return FolderStore(path), list_folder(path)
+        return FolderStore(path), list_folder(path, checksums=False)
     if is_tar(path):
         tar = TarStore(path)
         return tar, list_tar(tar)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,11 @@ def command(
     \b
         opsin process photos small --op clahe:clip=2 --op resize:side=512 --op jpeg:quality=85
     """
+    gc.disable()  # what is imported is no garbage: to look through it again and again is a tenth of the start
     from ... import errors, ops, processing
-    from . import render
+    from . import progress
+
+    gc.enable()
 
     loaded = ops.load(file).to_list() if file else []
     chosen = ops.pipeline(*loaded, *steps)
@@ -51,7 +55,7 @@ def command(
         with errors.writing(save):
             save.write_text(chosen.to_toml(), encoding="utf-8")
     work = processing.process(source, out, chosen, force=force, metadata=keep_metadata, threads=threads)
-    done = render.watched(render.console(stderr=as_json), work)
+    done = progress.watched(progress.console(stderr=as_json), work)
     _show(done, as_json)
     if not done.written + done.kept:
         raise errors.DataError("no picture could be processed", do="Each one's reason stands in its own line")

@@ -1,18 +1,15 @@
-"""Scores, predictions and events as people read them in a terminal; plain lines where there is no terminal."""
+"""Scores, predictions and runs as people read them in a terminal; plain lines where there is no terminal."""
 
 from __future__ import annotations
 
 import shlex
 import signal
-import sys
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
 
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from ... import runs
@@ -21,18 +18,13 @@ from ...comparison import Comparison
 from ...errors import Interrupted
 from ...recipe import Recipe
 from ...studies import Study, conclusions
-from ...vocabulary import SPLITS, Dataset, Event, Score, Scores, Work
+from ...vocabulary import SPLITS, Dataset, Event, Score, Scores
+from .progress import Watch as Watch  # these are asked for here too
+from .progress import console as console
+from .progress import counted as counted
+from .progress import watched as watched
 
-T = TypeVar("T")
-
-WIDE = 110  # columns where nothing says how wide the output is
 CONFUSION = 15  # the most classes whose confusion matrix a terminal shows
-
-
-def console(stderr: bool = False) -> Console:
-    """Where a command prints: colours and the true width on a terminal, plain and wide elsewhere."""
-    stream = sys.stderr if stderr else sys.stdout
-    return Console(file=stream, width=None if stream.isatty() else WIDE, highlight=False, markup=False, soft_wrap=False)
 
 
 def scores(out: Console, name: str, found: Scores) -> None:
@@ -184,52 +176,6 @@ def _table(first: str, *others: str) -> Table:
     return table
 
 
-class Watch:
-    """A consumer of events: a progress bar on a terminal, plain lines elsewhere."""
-
-    def __init__(self, out: Console) -> None:
-        self.out, self.epochs, self.steps = out, 0, 0
-        columns = (TextColumn("{task.description:<16}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self.bar = Progress(*columns, TextColumn("{task.fields[text]}"), console=out, transient=True)
-        self.task: Any = None
-
-    def __enter__(self) -> Watch:
-        if self.out.is_terminal:
-            self.bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.out.is_terminal:
-            self.bar.stop()
-
-    def show(self, event: Event) -> None:
-        """Show one event."""
-        values = event.values
-        if event.kind == "notice":
-            self.out.print(values["text"])
-        elif event.kind == "progress":
-            self._move(values["what"], values["done"], values["of"])
-        elif event.kind == "start":
-            self.epochs, self.steps = values["epochs"], values["steps"]
-        elif event.kind == "step":
-            done = event.step - event.epoch * self.steps
-            self._move(f"epoch {event.epoch + 1}/{self.epochs}", done, self.steps, f"loss {values['loss']:.3f}")
-        elif event.kind == "epoch":
-            shown = "   ".join(f"{_SHOWN.get(name, 'val ' + name)} {value:.4f}" for name, value in values.items())
-            self.out.print(f"epoch {event.epoch}/{self.epochs}   {shown}")
-        elif event.kind == "stop":
-            self.out.print(f"stopped: {values['reason']}")
-
-    def _move(self, what: str, done: int, of: int, text: str = "") -> None:
-        if not self.out.is_terminal:
-            return
-        if self.task is None or self.bar.tasks[0].description != what:
-            for task in self.bar.task_ids:
-                self.bar.remove_task(task)
-            self.task = self.bar.add_task(what, total=of, text=text)
-        self.bar.update(self.task, completed=done, text=text)
-
-
 def introduce(out: Console, data: Dataset, recipe: Recipe, folder: Path) -> None:
     """What is about to happen: the pictures, their split, the recipe."""
     counts = data.counts()
@@ -274,26 +220,6 @@ def run(
     return runs.finish(folder)
 
 
-def watched(out: Console, work: Generator[Event, None, T]) -> T:
-    """Show the events of long work; its result."""
-    with Watch(out) as watch:
-        while True:
-            try:
-                watch.show(next(work))
-            except StopIteration as end:
-                return end.value  # type: ignore[no-any-return]
-
-
-def counted(out: Console, work: Work[T], what: str, of: int) -> T:
-    """Show how far long work is, of `of` pictures; its result."""
-    with Watch(out) as watch:
-        while True:
-            try:
-                watch.show(Event("progress", 0, 0, {"what": what, "done": next(work), "of": of}))
-            except StopIteration as end:
-                return end.value  # type: ignore[no-any-return]
-
-
 SEVERE = {"error": "bold red", "warning": "yellow", "note": "default"}
 
 
@@ -307,9 +233,6 @@ def findings(out: Console, report: Report) -> None:
             out.print(f"         · {key}  {finding.details.get(key, '')}", style="dim")
         if len(finding.records) > 3:
             out.print(f"         · … {len(finding.records):,} in all", style="dim")
-
-
-_SHOWN = {"training loss": "loss"}
 
 
 class Stop:
