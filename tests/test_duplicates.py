@@ -84,6 +84,32 @@ def test_blocks_and_chunks_change_nothing(scenes, monkeypatch) -> None:
     assert len(expected) == 10
 
 
+@pytest.mark.parametrize("centres", [1, 40], ids=["all alike", "groups"])
+@pytest.mark.parametrize("sizes", [(1024, 4096, 256), (100, 130, 7)], ids=["one task", "many"])
+def test_candidates_are_each_pictures_likest_of_all_pairs(centres: int, sizes: tuple[int, ...], monkeypatch) -> None:
+    for name, size in zip(("BLOCK", "WIDE", "TILE"), sizes):
+        monkeypatch.setattr(duplicates, name, size)
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(centres, 48))[rng.integers(0, centres, 500)] + 0.4 * rng.normal(size=(500, 48))
+    vectors *= np.where(rng.random((500, 1)) < 0.5, 1, _mirror())
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    vectors[100:110] = vectors[0]  # more of one than are kept
+    cosines = np.stack([vectors @ vectors.T, vectors @ (vectors * _mirror()).T])
+    likeness = cosines.max(axis=0) * (1 - np.eye(500))
+    expected = np.sort(np.where(likeness > duplicates.NEAR, likeness, 0))[:, -duplicates.NEIGHBOURS :]
+
+    (one, other), mirrored = (found.T for found in finished(duplicates._candidates(vectors)))
+    taken = np.zeros((500, 500))
+    taken[one, other] = taken[other, one] = likeness[one, other]
+    np.testing.assert_allclose(np.sort(taken)[:, -duplicates.NEIGHBOURS :], expected, atol=1e-5)
+    assert (one < other).all() and (likeness[one, other] > np.minimum(expected[one, 0], expected[other, 0]) - 1e-5).all()
+    np.testing.assert_array_equal(mirrored, cosines[1, one, other] > cosines[0, one, other])
+
+
+def _mirror() -> np.ndarray:
+    return np.where(duplicates._odd(), -1, 1)
+
+
 def test_pictures_without_contrast_are_like_nothing() -> None:
     flat = np.full((5, duplicates.SIDE, duplicates.SIDE), 200, np.uint8)
     flat += np.arange(5, dtype=np.uint8)[:, None, None]
