@@ -30,6 +30,7 @@ from .vocabulary import Dataset, Work
 SIDE = 48  # of thumbnails
 ENOUGH = 44  # pixels of a picture's shorter side: at 1/8 a JPEG's are means already, and quick
 LOW = 7  # frequencies a side, in half waves a picture, the mean left out
+DESCRIBED = 256  # pictures described at a time: 92 MB of floats for ten thousand take ten times as long
 NEAR = 0.70  # cosine from which a pair is a candidate
 SURE = 0.90  # correlation of aligned details from which it is one; set on clothing.zip, see bench/duplicates.py
 NEIGHBOURS = 5  # the most candidates of one picture
@@ -38,7 +39,7 @@ MOST = 1_000_000  # pictures that all pairs are looked at of
 BLOCK, WIDE = 1024, 4096  # rows and columns of all pairs that are one task
 TILE = 256  # rows, and half the columns, that are compared at a time
 THREADS = min(8, os.cpu_count() or 1)
-AT_ONCE = 256  # pictures between two tellings of how far the quick pass is
+AT_ONCE = 32  # pictures that are one task of the quick pass
 
 Kind = Literal["bytes", "pixels", "near"]
 
@@ -88,8 +89,12 @@ def _equal(data: Dataset, keys: Sequence[str]) -> list[Pair]:
 
 
 def thumbnail(picture: np.ndarray) -> np.ndarray:
-    """uint8 `(SIDE, SIDE)`: the picture, uint8 `(H, W, 3)`, in gray (BT.601), each pixel the mean of what it covers."""
-    gray = picture @ np.array([0.299, 0.587, 0.114], np.float32)
+    """uint8 `(SIDE, SIDE)`: each pixel the mean of what it covers.
+
+    Args:
+        picture: uint8 `(H, W, 3)`, of which the luma is taken (BT.601), or `(H, W)`, which is that already.
+    """
+    gray = picture @ np.array([0.299, 0.587, 0.114], np.float32) if picture.ndim == 3 else picture.astype(np.float32)
     height, width = gray.shape
     small: np.ndarray = (_covering(height) @ gray @ _covering(width).T).round().astype(np.uint8)
     return small
@@ -98,26 +103,28 @@ def thumbnail(picture: np.ndarray) -> np.ndarray:
 def thumbnails(data: Dataset, *, decode: Callable[..., np.ndarray] = codecs.decode) -> Work[np.ndarray]:
     """uint8 `(N, SIDE, SIDE)`: those of all records, flat and so like nothing where one cannot be read. Long work.
 
-    A quick pass: of a JPEG only what a thumbnail needs is decoded.
+    A quick pass: of a JPEG only what a thumbnail needs is decoded, in gray where its colours need no conversion.
 
     Args:
         decode: `codecs.decode`, or `Decoders.decode` of `isolation`, for what nobody vouches for.
     """
     made = np.zeros((len(data), SIDE, SIDE), np.uint8)
 
-    def fill(rows: np.ndarray) -> None:
-        for row in rows:
+    def fill(rows: slice) -> int:
+        for row in range(rows.start, rows.stop):
             with suppress(PictureError):
                 content = data.store.read(data.records[row].key)
-                made[row] = thumbnail(decode(content, reduced=reduction(content, ENOUGH)))
+                made[row] = thumbnail(decode(content, reduced=reduction(content, ENOUGH), luma=True))
+        return rows.stop
 
     with ThreadPoolExecutor(THREADS) as pool:
-        for start in range(0, len(data), AT_ONCE):
-            stop = min(start + AT_ONCE, len(data))
-            # A task a picture would cost a tenth of what the picture does.
-            list(pool.map(fill, np.array_split(np.arange(start, stop), THREADS)))
-            yield stop
+        # A task a picture would cost a tenth of what the picture does.
+        yield from pool.map(fill, _spans(0, len(data), AT_ONCE))
     return made
+
+
+def _spans(start: int, stop: int, size: int) -> list[slice]:
+    return [slice(at, min(at + size, stop)) for at in range(start, stop, size)]
 
 
 def reduction(content: bytes | np.ndarray, least: int) -> int:
@@ -154,12 +161,14 @@ def describe(thumbnails: np.ndarray) -> np.ndarray:
 
     A picture without any contrast gets zeros, and is like nothing.
     """
-    waves = _waves()
-    low = waves @ thumbnails.astype(np.float32) @ waves.T
+    vectors = np.empty((len(thumbnails), LOW * LOW - 1), np.float32)
     frequency = np.hypot(*np.mgrid[:LOW, :LOW]).astype(np.float32)
-    flat = (low * frequency).reshape(len(low), LOW * LOW)[:, 1:]
-    length = np.linalg.norm(flat, axis=1, keepdims=True)
-    return np.where(length > SIDE / 4, flat / np.maximum(length, 1e-6), 0).astype(np.float32)
+    for rows in _spans(0, len(thumbnails), DESCRIBED):
+        low = _waves() @ thumbnails[rows].astype(np.float32) @ _waves().T
+        flat = (low * frequency).reshape(len(low), LOW * LOW)[:, 1:]
+        length = np.linalg.norm(flat, axis=1, keepdims=True)
+        vectors[rows] = np.where(length > SIDE / 4, flat / np.maximum(length, 1e-6), 0)
+    return vectors
 
 
 @cache
@@ -198,10 +207,6 @@ def _candidates(vectors: np.ndarray) -> Work[tuple[np.ndarray, np.ndarray]]:
     kept = _best(_Hits.joined([kept, *found]), floor)
     order = np.lexsort((kept.pairs[:, 1], kept.pairs[:, 0]))
     return kept.pairs[order], kept.mirrored[order]
-
-
-def _spans(start: int, stop: int, size: int) -> list[slice]:
-    return [slice(at, min(at + size, stop)) for at in range(start, stop, size)]
 
 
 def _part(halves: Sequence[np.ndarray], rows: slice, columns: slice, floor: np.ndarray) -> _Hits:
@@ -257,8 +262,7 @@ def near(keys: Sequence[str], thumbnails: np.ndarray) -> Work[list[Pair]]:
     alike = _equal_rows(thumbnails)
     found = [Pair(keys[a], keys[b], "near") for a, b in alike]
     left = np.setdiff1d(np.arange(len(keys)), np.array([b for _, b in alike], int))
-    vectors = [describe(thumbnails[left[start : start + BLOCK]]) for start in range(0, len(left), BLOCK)]
-    pairs, mirrored = yield from _candidates(np.concatenate([describe(thumbnails[:0]), *vectors]))
+    pairs, mirrored = yield from _candidates(describe(thumbnails)[left])
     pairs = left[pairs]
 
     def compared(start: int) -> np.ndarray:
