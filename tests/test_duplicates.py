@@ -138,6 +138,19 @@ def test_thumbnails_are_means_of_what_they_cover(shape: tuple[int, int]) -> None
     np.testing.assert_allclose(small, big, atol=0.51)
 
 
+def test_the_quick_pass_sees_what_decoding_in_colour_sees() -> None:
+    def tinted(seed: int) -> Image.Image:
+        return Image.fromarray(np.asarray(scene(seed).resize((600, 480))) // np.array([1, 2, 3], np.uint8))
+
+    files = {f"{seed}": jpeg(tinted(seed)) for seed in range(40)}
+    expected = [duplicates.thumbnail(codecs.decode(content, reduced=8)).astype(int) for content in files.values()]
+    files["broken"] = files["0"][:1000]
+    data = Dataset("made", tuple(Record(key, 0) for key in files), ("x",), Files(files), "")
+    *found, broken = finished(duplicates.thumbnails(data))
+    assert np.abs(np.stack(found) - expected).max() <= 2
+    assert not broken.any()
+
+
 def test_descriptors_are_unit_and_turn_their_odd_part_in_a_mirror(scenes) -> None:
     plain, turned = duplicates.describe(scenes), duplicates.describe(scenes[:, :, ::-1])
     np.testing.assert_allclose(np.linalg.norm(plain, axis=1), 1, atol=1e-5)

@@ -61,6 +61,8 @@ CODES = {
     "bad-array": "the array is not a picture",
 }
 
+MOST_STEPS = 4096  # to a JPEG's first scan: as many segments as 256 MiB hold; fill bytes cost Pillow 0.5 µs each
+
 # Limits are held by this module, so Pillow's own line must not also speak up below a higher one.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
@@ -250,6 +252,8 @@ def _decoded(data: bytes, format: str, limits: Limits, reduced: int, luma: bool)
     try:
         if format == "DICOM":
             return _from_array(dicom.decode(data, lambda width, height: _check_size(width, height, limits)), limits)
+        if format == "JPEG":
+            _first_scan(data)
         with Image.open(BytesIO(data), formats=[format]) as image:
             _check_size(image.width, image.height, limits)
             _check_whole(image, data, format)
@@ -331,12 +335,24 @@ def _failure(error: Exception, data: bytes, format: str) -> PictureError:
 
 
 def _cut_jpeg(data: bytes) -> bool:
-    """Does no end marker follow the first scan? (ITU-T T.81, B.1.1.) A thumbnail in a segment before it has its own."""
+    """Does no end marker follow the first scan? A thumbnail in a segment before it has its own."""
+    return data.rfind(b"\xff\xd9", _first_scan(data)) < 0
+
+
+def _first_scan(data: bytes) -> int:
+    """Where the first scan begins (ITU-T T.81, B.1.1), by the steps of Pillow, which would take any number of them."""
     at = 2
-    while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] != b"\xda":
-        stuffed = data[at + 1 : at + 2] == b"\xff"
-        at += 1 if stuffed else 2 + max(2, int.from_bytes(data[at + 2 : at + 4], "big"))
-    return data.rfind(b"\xff\xd9", at) < 0
+    for _ in range(MOST_STEPS):
+        if data[at : at + 2] in (b"\xff\xda", b""):
+            return at
+        if data[at] == 0xFF and data[at + 1 : at + 2] in _SEGMENTS:
+            at += 2 + max(2, int.from_bytes(data[at + 2 : at + 4], "big"))
+        else:  # a fill byte, a marker that is all of its segment, or what should not be there
+            at = data.find(b"\xff", at + 1) % (len(data) + 1)  # -1 becomes the end
+    raise _refusal("corrupt", f"a JPEG of over {MOST_STEPS:,} segments and fill bytes before its first scan")
+
+
+_SEGMENTS = frozenset(bytes([code]) for code in (*range(0xC0, 0xC8), *range(0xC9, 0xD0), *range(0xDA, 0xF0), 0xFE))
 
 
 def _changed_png(data: bytes) -> bool:
