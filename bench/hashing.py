@@ -1,4 +1,4 @@
-"""Row 8: files to hashes, opsin's quick pass against imagededup's perceptual hash, both with all processors; and search.
+"""Row 8: files to hashes, opsin's quick pass against imagededup's perceptual hash, all processors each; searching them.
 
     python bench/hashing.py --peer PYTHON [--pictures 10000] [--distinct 2000] [--rounds 3]
     python bench/hashing.py --search 200000 1000000

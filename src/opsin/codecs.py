@@ -82,9 +82,7 @@ class Limits:
 LIMITS = Limits()
 
 
-def decode(
-    data: bytes | np.ndarray, limits: Limits = LIMITS, *, reduced: int = 1, luma: bool = False
-) -> np.ndarray:
+def decode(data: bytes | np.ndarray, limits: Limits = LIMITS, *, reduced: int = 1, luma: bool = False) -> np.ndarray:
     """The picture in `data`: uint8 `(H, W, 3)` in 0…255, sRGB, upright, C-contiguous, writable, sharing no memory.
 
     Args:

@@ -110,16 +110,17 @@ def thumbnails(data: Dataset, *, decode: Callable[..., np.ndarray] = codecs.deco
     """
     made = np.zeros((len(data), SIDE, SIDE), np.uint8)
 
-    def fill(rows: slice) -> int:
+    def fill(rows: slice) -> None:
         for row in range(rows.start, rows.stop):
             with suppress(PictureError):
                 content = data.store.read(data.records[row].key)
                 made[row] = thumbnail(decode(content, reduced=reduction(content, ENOUGH), luma=True))
-        return rows.stop
 
     with ThreadPoolExecutor(THREADS) as pool:
         # A task a picture would cost a tenth of what the picture does.
-        yield from pool.map(fill, _spans(0, len(data), AT_ONCE))
+        spans = _spans(0, len(data), AT_ONCE)
+        for rows, _ in zip(spans, pool.map(fill, spans)):
+            yield rows.stop
     return made
 
 
@@ -224,7 +225,8 @@ def _tile(halves: Sequence[np.ndarray], rows: slice, columns: slice, floor: np.n
         np.matmul(half[rows], half[columns].T, out=product)
     likeness += np.abs(sides, out=size)
     at = np.flatnonzero(likeness >= min(floor[rows].min(), floor[columns].min()))  # far quicker than in two dimensions
-    pairs = np.stack(np.divmod(at, width), axis=1) + (rows.start, columns.start)
+    down, right = np.divmod(at, width)
+    pairs = np.stack([down + rows.start, right + columns.start], axis=1)
     hits = _Hits(pairs, likeness.ravel()[at], sides.ravel()[at] < 0)
     once = hits.pairs[:, 0] < hits.pairs[:, 1]  # each pair once, and nothing with itself
     wanted = once & (hits.likeness >= floor[hits.pairs].min(axis=1))
@@ -243,7 +245,7 @@ def _best(hits: _Hits, floor: np.ndarray) -> _Hits:
     rank = np.arange(len(ordered)) - np.searchsorted(ordered, ordered)
     last = rank == NEIGHBOURS - 1
     floor[ordered[last]] = np.maximum(floor[ordered[last]], likeness[order[last]])
-    best = np.unique(order[rank < NEIGHBOURS] % len(hits.pairs)) if len(hits.pairs) else []
+    best = np.unique(order[rank < NEIGHBOURS] % max(len(hits.pairs), 1))
     return _Hits(*(column[best] for column in hits))
 
 
