@@ -157,6 +157,25 @@ def test_a_reduced_jpeg_is_the_mean_of_its_pixels(name: str, shape: tuple[int, i
         assert np.abs(small[:rows, :columns] - blocks[:rows, :columns]).max() < 12
 
 
+@pytest.mark.parametrize("reduced", [1, 8])
+@pytest.mark.parametrize("name", JPEGS)
+def test_the_luma_of_a_jpeg_is_that_of_its_colours(name: str, reduced: int) -> None:
+    data = file(smooth(96, 130), "JPEG", **{"quality": 95, **JPEGS[name]}, exif=exif(6))
+    luma, colours = decode(data, reduced=reduced, luma=True), decode(data, reduced=reduced)
+    assert (luma.dtype, luma.shape, luma.flags.c_contiguous) == (np.uint8, colours.shape[:2], True)
+    difference = luma - colours @ np.array([0.299, 0.587, 0.114])
+    assert np.abs(difference).max() < 6  # where a colour is beyond what RGB can say
+    assert abs(difference.mean()) < 0.3
+
+
+def test_luma_is_only_of_jpegs_whose_colours_need_no_conversion() -> None:
+    profiled = file(smooth(), "JPEG", icc_profile=swapped_profile())
+    for data in (profiled, file(smooth(), "PNG"), file(Image.fromarray(smooth()).convert("CMYK"), "JPEG"), smooth()):
+        np.testing.assert_array_equal(decode(data, luma=True), decode(data))
+    gray = file(smooth()[..., 0], "JPEG")
+    np.testing.assert_array_equal(decode(gray, luma=True), decode(gray)[..., 0])
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_reduced_jpeg_is_upright(orientation: int) -> None:
     data = file(STORED[orientation](Image.fromarray(smooth(96, 128))), "JPEG", exif=exif(orientation), quality=95)
@@ -323,6 +342,20 @@ def test_a_jpeg_filled_up_with_zeros_is_refused(name: str) -> None:
         cut = whole[: len(whole) * percent // 100]
         assert code(cut + b"\0" * 100_000) == "truncated"
     assert code(whole + b"\0" * 1000) == ""
+
+
+@pytest.mark.parametrize("what", [b"\xff", b"\xff\xfe\0\2", b"\xff\xdb\0\2", b"\xff\xf0", b"\xff\0"], ids=bytes.hex)
+@pytest.mark.parametrize("before", [b"\xff\xe0", b"\xff\xda"], ids=["first", "last"])
+def test_a_jpeg_of_very_many_segments_or_fill_bytes_is_refused_at_once(what: bytes, before: bytes, monkeypatch) -> None:
+    whole = file(smooth(), "JPEG")
+    at = whole.index(before)
+    few, many = (whole[:at] + what * n + whole[at:] for n in (codecs.MOST_STEPS // 3, 1_000_000))
+    if what != b"\xff\xf0":
+        assert code(few) == ""
+    monkeypatch.setattr(Image, "open", None)  # which takes half a second for each million
+    with pytest.raises(PictureError, match="over 4,096 segments") as refused:
+        decode(many)
+    assert refused.value.code == "corrupt"
 
 
 @pytest.mark.parametrize("name", ["jpeg", "jpeg with a thumbnail", "progressive jpeg"])

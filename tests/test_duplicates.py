@@ -84,6 +84,33 @@ def test_blocks_and_chunks_change_nothing(scenes, monkeypatch) -> None:
     assert len(expected) == 10
 
 
+@pytest.mark.parametrize("centres", [1, 40], ids=["all alike", "groups"])
+@pytest.mark.parametrize("sizes", [(1024, 4096, 256), (100, 130, 7)], ids=["one task", "many"])
+def test_candidates_are_each_pictures_likest_of_all_pairs(centres: int, sizes: tuple[int, ...], monkeypatch) -> None:
+    for name, size in zip(("BLOCK", "WIDE", "TILE"), sizes):
+        monkeypatch.setattr(duplicates, name, size)
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(centres, 48))[rng.integers(0, centres, 500)] + 0.4 * rng.normal(size=(500, 48))
+    vectors *= np.where(rng.random((500, 1)) < 0.5, 1, _mirror())
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    vectors[100:110] = vectors[0]  # more of one than are kept
+    cosines = np.stack([vectors @ vectors.T, vectors @ (vectors * _mirror()).T])
+    likeness = cosines.max(axis=0) * (1 - np.eye(500))
+    expected = np.sort(np.where(likeness > duplicates.NEAR, likeness, 0))[:, -duplicates.NEIGHBOURS :]
+
+    (one, other), mirrored = (found.T for found in finished(duplicates._candidates(vectors)))
+    taken = np.zeros((500, 500))
+    taken[one, other] = taken[other, one] = likeness[one, other]
+    np.testing.assert_allclose(np.sort(taken)[:, -duplicates.NEIGHBOURS :], expected, atol=1e-5)
+    assert (one < other).all()
+    assert (likeness[one, other] > np.minimum(expected[one, 0], expected[other, 0]) - 1e-5).all()
+    np.testing.assert_array_equal(mirrored, cosines[1, one, other] > cosines[0, one, other])
+
+
+def _mirror() -> np.ndarray:
+    return np.where(duplicates._odd(), -1, 1)
+
+
 def test_pictures_without_contrast_are_like_nothing() -> None:
     flat = np.full((5, duplicates.SIDE, duplicates.SIDE), 200, np.uint8)
     flat += np.arange(5, dtype=np.uint8)[:, None, None]
@@ -110,6 +137,19 @@ def test_thumbnails_are_means_of_what_they_cover(shape: tuple[int, int]) -> None
     assert abs(small.mean() - gray.mean()) < 1
     big = np.kron(gray, np.ones((48, 48))).reshape(48, shape[0], 48, shape[1]).mean(axis=(1, 3))
     np.testing.assert_allclose(small, big, atol=0.51)
+
+
+def test_the_quick_pass_sees_what_decoding_in_colour_sees() -> None:
+    def tinted(seed: int) -> Image.Image:
+        return Image.fromarray(np.asarray(scene(seed).resize((600, 480))) // np.array([1, 2, 3], np.uint8))
+
+    files = {f"{seed}": jpeg(tinted(seed)) for seed in range(40)}
+    expected = [duplicates.thumbnail(codecs.decode(content, reduced=8)).astype(int) for content in files.values()]
+    files["broken"] = files["0"][:1000]
+    data = Dataset("made", tuple(Record(key, 0) for key in files), ("x",), Files(files), "")
+    *found, broken = finished(duplicates.thumbnails(data))
+    assert np.abs(np.stack(found) - expected).max() <= 2
+    assert not broken.any()
 
 
 def test_descriptors_are_unit_and_turn_their_odd_part_in_a_mirror(scenes) -> None:

@@ -132,6 +132,12 @@ def test_a_child_that_cannot_start_is_the_machines_fault(monkeypatch) -> None:
             decoder.decode(hostile.good()["png"])
 
 
+@pytest.mark.parametrize("name", ["jpeg", "png"])
+def test_luma_comes_from_the_child_as_from_codecs(decoder, name: str) -> None:
+    data = hostile.good()[name]
+    np.testing.assert_array_equal(decoder.decode(data, luma=True), codecs.decode(data, luma=True))
+
+
 def test_a_closed_decoder_leaves_no_process() -> None:
     decoder = isolation.Decoder()
     decoder.decode(hostile.good()["png"])

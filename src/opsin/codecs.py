@@ -61,6 +61,8 @@ CODES = {
     "bad-array": "the array is not a picture",
 }
 
+MOST_STEPS = 4096  # to a JPEG's first scan: as many segments as 256 MiB hold; fill bytes cost Pillow 0.5 µs each
+
 # Limits are held by this module, so Pillow's own line must not also speak up below a higher one.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
@@ -80,7 +82,7 @@ class Limits:
 LIMITS = Limits()
 
 
-def decode(data: bytes | np.ndarray, limits: Limits = LIMITS, *, reduced: int = 1) -> np.ndarray:
+def decode(data: bytes | np.ndarray, limits: Limits = LIMITS, *, reduced: int = 1, luma: bool = False) -> np.ndarray:
     """The picture in `data`: uint8 `(H, W, 3)` in 0…255, sRGB, upright, C-contiguous, writable, sharing no memory.
 
     Args:
@@ -89,6 +91,8 @@ def decode(data: bytes | np.ndarray, limits: Limits = LIMITS, *, reduced: int = 
         limits: held for the whole picture, before any pixel is decoded.
         reduced: 1, 2, 4 or 8: a JPEG's sides are divided by it, rounded, inside the decoder (fewer coefficients of
             each block are transformed back: cheaper than decoding and resizing). Other pictures come whole.
+        luma: a JPEG without a profile comes as its luma (BT.601), uint8 `(H, W)`: its colours are never made. Other
+            pictures come in colour.
 
     Safe to call from several threads. Raises PictureError with one of `CODES`.
 
@@ -105,11 +109,11 @@ def decode(data: bytes | np.ndarray, limits: Limits = LIMITS, *, reduced: int = 
     format = _admitted(data, limits)
     with _TRUNCATION_REFUSED:
         with suppress(Warning):
-            return _decoded(data, format, limits, reduced)
+            return _decoded(data, format, limits, reduced, luma)
         # The user's filters made an exception of a warning about metadata. Only then is it worth a lock to go without.
         with _QUIET, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return _decoded(data, format, limits, reduced)
+            return _decoded(data, format, limits, reduced, luma)
 
 
 def picture(image: Any) -> np.ndarray:
@@ -241,15 +245,17 @@ _TRUNCATION_REFUSED = _TruncationRefused()
 _QUIET = threading.Lock()  # warnings.catch_warnings is not thread-safe
 
 
-def _decoded(data: bytes, format: str, limits: Limits, reduced: int) -> np.ndarray:
+def _decoded(data: bytes, format: str, limits: Limits, reduced: int, luma: bool) -> np.ndarray:
     """The picture; every exception of Pillow becomes a PictureError, but a Warning stays one."""
     try:
         if format == "DICOM":
             return _from_array(dicom.decode(data, lambda width, height: _check_size(width, height, limits)), limits)
+        if format == "JPEG":
+            _first_scan(data)
         with Image.open(BytesIO(data), formats=[format]) as image:
             _check_size(image.width, image.height, limits)
             _check_whole(image, data, format)
-            if format == "JPEG" and (stored := _fast_jpeg(data, image, reduced)) is not None:
+            if format == "JPEG" and (stored := _fast_jpeg(data, image, reduced, luma)) is not None:
                 return _turned(stored, _orientation(image))
             image.load()
             turned = format == "TIFF"  # by Pillow, which does it while loading
@@ -264,26 +270,29 @@ def _decoded(data: bytes, format: str, limits: Limits, reduced: int) -> np.ndarr
         raise _failure(error, data, format) from error
 
 
-def _fast_jpeg(data: bytes, image: ImageFile.ImageFile, reduced: int) -> np.ndarray | None:
+def _fast_jpeg(data: bytes, image: ImageFile.ImageFile, reduced: int, luma: bool) -> np.ndarray | None:
     """The pixels as they are stored, by the colour rules; None for what Pillow should decode, or refuse, itself.
 
     `image` is open and not loaded: its header has been read, and found within the limits.
     """
     if image.mode not in ("L", "RGB"):
         return None
+    profile = image.info.get("icc_profile")
+    luma = luma and profile is None
     # The one factor that gives just these sides; 0 is no factor, for 7/8 of 5 pixels are 5 too.
     least = (-(-side // reduced) if reduced > 1 else 0 for side in (image.height, image.width))
     height, width = (_divided(side, reduced) for side in (image.height, image.width))
     try:
         # In strict mode libjpeg's first warning is an error.
-        stored = simplejpeg.decode_jpeg(data, "GRAY" if image.mode == "L" else "RGB", False, False, *least)
+        stored = simplejpeg.decode_jpeg(data, "GRAY" if luma or image.mode == "L" else "RGB", False, False, *least)
     except ValueError as error:
         if "premature end" in str(error).lower():
             raise _refusal("truncated", str(error)) from error
         return None
     # The decoder rounds up, and fills the last row and column from beyond the edge: that would stretch the picture.
     stored = np.ascontiguousarray(stored[:height, :width])
-    profile = image.info.get("icc_profile")
+    if luma:
+        return stored[..., 0]
     if profile is None and image.mode == "RGB":
         return stored
     return np.array(_to_srgb(Image.fromarray(stored if image.mode == "RGB" else stored[..., 0]), profile))
@@ -324,12 +333,24 @@ def _failure(error: Exception, data: bytes, format: str) -> PictureError:
 
 
 def _cut_jpeg(data: bytes) -> bool:
-    """Does no end marker follow the first scan? (ITU-T T.81, B.1.1.) A thumbnail in a segment before it has its own."""
+    """Does no end marker follow the first scan? A thumbnail in a segment before it has its own."""
+    return data.rfind(b"\xff\xd9", _first_scan(data)) < 0
+
+
+def _first_scan(data: bytes) -> int:
+    """Where the first scan begins (ITU-T T.81, B.1.1), by the steps of Pillow, which would take any number of them."""
     at = 2
-    while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] != b"\xda":
-        stuffed = data[at + 1 : at + 2] == b"\xff"
-        at += 1 if stuffed else 2 + max(2, int.from_bytes(data[at + 2 : at + 4], "big"))
-    return data.rfind(b"\xff\xd9", at) < 0
+    for _ in range(MOST_STEPS):
+        if data[at : at + 2] in (b"\xff\xda", b""):
+            return at
+        if data[at] == 0xFF and data[at + 1 : at + 2] in _SEGMENTS:
+            at += 2 + max(2, int.from_bytes(data[at + 2 : at + 4], "big"))
+        else:  # a fill byte, a marker that is all of its segment, or what should not be there
+            at = data.find(b"\xff", at + 1) % (len(data) + 1)  # -1 becomes the end
+    raise _refusal("corrupt", f"a JPEG of over {MOST_STEPS:,} segments and fill bytes before its first scan")
+
+
+_SEGMENTS = frozenset(bytes([code]) for code in (*range(0xC0, 0xC8), *range(0xC9, 0xD0), *range(0xDA, 0xF0), 0xFE))
 
 
 def _changed_png(data: bytes) -> bool:

@@ -36,8 +36,8 @@ CODES = {
     "crash": "the decoder crashed on it",
 }
 
-_QUESTION = struct.Struct("<QB")  # bytes that follow; what their sides are divided by
-_ANSWER = struct.Struct("<cII")  # b"P" height width, then the pixels; b"E" and the length of a JSON text, 0
+_QUESTION = struct.Struct("<QB?")  # bytes that follow; what their sides are divided by; whether luma is enough
+_ANSWER = struct.Struct("<cII")  # b"P" or b"L" (luma) height width, then the pixels; b"E", length of a JSON text, 0
 _START = "import sys; sys.path[:0] = [{root!r}]; from opsin import isolation; isolation.serve({memory!r})"
 _TICK = 0.1  # seconds between two looks at the clock
 _PIPE = 1 << 20  # bytes
@@ -77,8 +77,8 @@ class Decoder:
                 pipe.close()  # type: ignore[union-attr]
         child.wait()
 
-    def decode(self, data: bytes | np.ndarray, *, reduced: int = 1) -> np.ndarray:
-        """What `codecs.decode` gives, uint8 `(H, W, 3)`. Arrays need no decoder and are taken here.
+    def decode(self, data: bytes | np.ndarray, *, reduced: int = 1, luma: bool = False) -> np.ndarray:
+        """What `codecs.decode` gives. Arrays need no decoder and are taken here.
 
         Raises:
             PictureError: with a code of `codecs.CODES`, or `timeout` or `crash`.
@@ -90,7 +90,7 @@ class Decoder:
         child, watch = self._alive()
         try:
             with watch.within(self.seconds):
-                return _asked(child, data, reduced)
+                return _asked(child, data, reduced, luma)
         except (OSError, EOFError) as error:
             self.close()
             code = "timeout" if watch.late else "crash"
@@ -153,7 +153,7 @@ class Decoders:
         for decoder in self._all:
             decoder.close()
 
-    def decode(self, data: bytes | np.ndarray, *, reduced: int = 1) -> np.ndarray:
+    def decode(self, data: bytes | np.ndarray, *, reduced: int = 1, luma: bool = False) -> np.ndarray:
         """What `Decoder.decode` gives and raises, from any thread."""
         try:
             decoder = self._idle.get_nowait()
@@ -161,7 +161,7 @@ class Decoders:
             decoder = Decoder()
             self._all.append(decoder)
         try:
-            return decoder.decode(data, reduced=reduced)
+            return decoder.decode(data, reduced=reduced, luma=luma)
         finally:
             self._idle.put(decoder)
 
@@ -205,9 +205,9 @@ def _widen(child: subprocess.Popen[bytes]) -> None:
             fcntl(pipe, F_SETPIPE_SZ, _PIPE)  # type: ignore[arg-type]
 
 
-def _asked(child: subprocess.Popen[bytes], data: bytes, reduced: int) -> np.ndarray:
+def _asked(child: subprocess.Popen[bytes], data: bytes, reduced: int, luma: bool) -> np.ndarray:
     assert child.stdin is not None
-    child.stdin.write(_QUESTION.pack(len(data), reduced) + data)
+    child.stdin.write(_QUESTION.pack(len(data), reduced, luma) + data)
     child.stdin.flush()
     kind, first, second = _ANSWER.unpack(_exactly(_out(child), _ANSWER.size))
     if kind == b"E":
@@ -216,9 +216,9 @@ def _asked(child: subprocess.Popen[bytes], data: bytes, reduced: int) -> np.ndar
         do = "The process that decodes foreign pictures has little on purpose: make it smaller" if tight else ""
         raise PictureError(told["code"], told["text"], do=do)
     # A child that was taken over could claim any size: it is held to the limits that it had.
-    if first * second > codecs.LIMITS.pixels:
+    if first * second > codecs.LIMITS.pixels or (kind == b"L" and not luma):
         raise EOFError
-    picture = np.empty((first, second, 3), np.uint8)
+    picture = np.empty((first, second) if kind == b"L" else (first, second, 3), np.uint8)
     _fill(_out(child), picture.data.cast("B"))
     return picture
 
@@ -256,8 +256,8 @@ def serve(memory: int) -> None:
     answers.write(b"!")
     answers.flush()
     while head := questions.read(_QUESTION.size):
-        length, reduced = _QUESTION.unpack(head)
-        _answer(answers, questions.read(length), reduced)
+        length, reduced, luma = _QUESTION.unpack(head)
+        _answer(answers, questions.read(length), reduced, luma)
         answers.flush()
 
 
@@ -271,13 +271,12 @@ def _limit(memory: int) -> None:
             resource.setrlimit(getattr(resource, name), (most, most))
 
 
-def _answer(answers: BinaryIO, data: bytes, reduced: int) -> None:
+def _answer(answers: BinaryIO, data: bytes, reduced: int, luma: bool) -> None:
     try:
-        picture = codecs.decode(data, reduced=reduced)
+        picture = codecs.decode(data, reduced=reduced, luma=luma)
     except PictureError as error:
         told = json.dumps({"code": error.code, "text": str(error)}).encode()
         answers.write(_ANSWER.pack(b"E", len(told), 0) + told)
         return
-    height, width = picture.shape[:2]
-    answers.write(_ANSWER.pack(b"P", height, width))
+    answers.write(_ANSWER.pack(b"P" if picture.ndim == 3 else b"L", *picture.shape[:2]))
     answers.write(picture.data.cast("B"))

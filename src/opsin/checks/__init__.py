@@ -160,9 +160,9 @@ def _found(subject: Subject, names: Sequence[str]) -> tuple[Finding, ...]:
 def _pairs(looks: Looks) -> Work[list[Pair]]:
     exact = duplicates.same_bytes(looks.data)
     copies = {pair.second for pair in exact}
-    rows = [row for row, record in enumerate(looks.data.records) if record.key not in copies]
+    rows = [row for row, record in enumerate(looks.data.records) if record.key not in copies][: duplicates.MOST]
     keys = [looks.data.records[row].key for row in rows]
-    near = yield from duplicates.near(keys[: duplicates.MOST], looks.thumbnails[rows][: duplicates.MOST])
+    near = yield from duplicates.near(keys, looks.thumbnails[rows])
     with Decoder() as decoder:
         return exact + [_exact_if_equal(looks.data, pair, decoder) for pair in near]
 

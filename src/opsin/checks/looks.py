@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -46,8 +47,7 @@ class Probe:
     vectors: Callable[[np.ndarray], np.ndarray]
 
 
-@dataclass(frozen=True)
-class _Seen:
+class _Seen(NamedTuple):
     thumbnail: np.ndarray
     facts: list[float]
     format: str
@@ -62,7 +62,9 @@ def look(data: Dataset, *, probe: Probe | None = None, threads: int = 2) -> Work
         probe: also make a vector of each picture.
         threads: children at work at a time. The result does not depend on it.
     """
-    seen: list[_Seen] = []
+    thumbnails = np.zeros((len(data), duplicates.SIDE, duplicates.SIDE), np.uint8)
+    measured = np.zeros((len(data), len(FACTS)), np.float32)
+    formats: list[str] = []
     vectors: list[np.ndarray] = []
     refused: dict[str, Refusal] = {}
     for start, results in _in_slices(data, probe.road if probe else None, threads):
@@ -72,19 +74,14 @@ def look(data: Dataset, *, probe: Probe | None = None, threads: int = 2) -> Work
         good = [result for result in results if isinstance(result, _Seen)]
         if probe and good:
             vectors.append(probe.vectors(np.stack([result.prepared for result in good])))  # type: ignore[misc]
-        # The prepared pictures are let go of here: they are a hundred times larger than what is kept.
-        seen += [_Seen(result.thumbnail, result.facts, result.format, None) for result in good]
+        for one in good:
+            thumbnails[len(formats)], measured[len(formats)] = one.thumbnail, one.facts
+            formats.append(one.format)
         yield min(start + SLICE, len(data))
     left = data.where(lambda record: record.key not in refused)
     whole = Dataset(**{**vars(left), "refused": (*data.refused, *refused.values())})
-    side = duplicates.SIDE
-    return Looks(
-        whole,
-        np.stack([one.thumbnail for one in seen]) if seen else np.zeros((0, side, side), np.uint8),
-        np.array([one.facts for one in seen], np.float32).reshape(len(seen), len(FACTS)),
-        tuple(one.format for one in seen),
-        np.concatenate(vectors) if vectors else None,
-    )
+    n = len(formats)
+    return Looks(whole, thumbnails[:n], measured[:n], tuple(formats), np.concatenate(vectors) if vectors else None)
 
 
 def _in_slices(data: Dataset, road: Preprocessing | None, threads: int) -> Iterator[tuple[int, list[_Seen | Refusal]]]:

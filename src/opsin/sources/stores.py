@@ -36,7 +36,7 @@ class FolderStore:
             PictureError: `unreadable` when it vanished or may not be read, `too-many-bytes` over 256 MiB.
         """
         try:
-            with open(self.root / key, "rb") as file:
+            with open(os.path.join(self.root, key), "rb") as file:
                 return _capped(file, key, os.fstat(file.fileno()).st_size)
         except OSError as error:
             raise _unreadable(key, error.strerror or str(error)) from error
