@@ -75,7 +75,7 @@ class Gathered:
 
 
 def gather(paths: Iterable[Path], *, whole: bool = True) -> Gathered:
-    """Every picture of files, folders, zips, tars, and tables (CSV, TSV, Parquet) with a column of paths.
+    """Every picture of files, folders, zips, tars, and tables (CSV, TSV, TXT, Parquet) with a column of paths.
 
     Args:
         paths: one that is not there, or cannot be looked into, is refused in its own place.

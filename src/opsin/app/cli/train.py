@@ -70,7 +70,7 @@ class Asked:
     "--task",
     default="",
     metavar="TASK",
-    help="single-label, multi-label, regression, where a table's columns do not tell.",
+    help="single-label, multi-label, regression, where a table's columns do not tell; multi-label of folders, too.",
 )
 @click.option(
     "--want", "wants", multiple=True, metavar="WANT", help='Set thresholds: "bad recall>=0.98", "accuracy>=0.99".'
@@ -125,7 +125,8 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     """From a folder of pictures to a tested, saved classifier.
 
     DATA is a folder of class folders (with or without train/ val/ test/), a zip of one, a table (CSV, TSV, Parquet)
-    with a column of paths, or a named set (opsin list datasets). Without a split 70/15/15 are drawn, stratified.
+    with a column of paths, a list of paths and classes (TXT), or a named set (opsin list datasets). Without a split
+    70/15/15 are drawn, stratified.
     """
     from . import render
 
