@@ -186,11 +186,11 @@ def test_every_label_and_every_tenth_is_in_every_split(table: Path) -> None:
     assert abs(np.mean([r.targets[0] for r in data.test.records]) - 50) < 6  # drawn without strata its error is 5
 
 
-def test_what_does_not_know_a_task_says_so(several: runs.Run, table: Path, tmp_path) -> None:
+def test_what_does_not_know_a_task_says_so(several: runs.Run, measured: runs.Run, table: Path, tmp_path) -> None:
     data = labels(table)
     for call in (
         lambda: exporting.export(several.classifier, tmp_path / "a.onnx", data=data),
-        lambda: finished(comparison.comparing(several.classifier, several.classifier, data)),
+        lambda: finished(comparison.comparing(measured.classifier, several.classifier, data)),
         lambda: checks.apply(data, {}, tmp_path / "fixed.csv"),
     ):
         with pytest.raises(CallError, match="multi-label"):
@@ -252,6 +252,10 @@ def test_the_command_line(table: Path, tmp_path, capsys) -> None:
     assert cli(["evaluate", str(out), str(table), "--json"]) == 0
     again = json.loads(capsys.readouterr().out)
     assert again["scores"] == told["scores"]["test"]
+    assert cli(["compare", str(out), str(out), str(table), "--gate", "MAE within 1 points, class level not worse"]) == 0
+    told = capsys.readouterr().out
+    assert "A is closer on 0, B on 0" in told
+    assert "MAE of level" in told
     assert cli(["predict", str(out), str(table.parent / "000.png")]) == 0
     assert "level" in capsys.readouterr().out
     assert cli(["train", str(table), "--task", "multi-label", "--set", "loss=mse", "--out", str(tmp_path / "no")]) == 2

@@ -24,6 +24,17 @@ Part = Split | Literal["all"]
 CHAINED = 0.1  # of all pictures: what more of them are joined by is a likeness of scenes, not copies
 
 
+def data_for(clf: Classifier, source: str, *, group: str = "", target: str = "") -> Dataset:
+    """What `source` holds, read for the classifier's task; the columns of a table as they were named for training.
+
+    Raises:
+        CallError, DataError, MachineError: as `sources.read` says.
+    """
+    task = "" if clf.task == "single-label" else clf.task
+    named = target or clf.facts.get("target", "") * sources.is_table(source)
+    return sources.read(source, group=group, target=named, task=task)
+
+
 def evaluate(clf: Classifier, data: Dataset, part: Part | None = None) -> Scores:
     """The Scores of `clf` on `data`: on its test part, or on all of it where it has no split; `part` says otherwise.
 

@@ -40,6 +40,7 @@ __all__ = [
     "fingerprint",
     "gather",
     "holds_many",
+    "is_table",
     "pictures",
     "read",
 ]
@@ -85,7 +86,7 @@ def read(
         data = sequences.read(source)
         return _with_groups(data, pattern) if (pattern := layout.pattern_of(group)) else data
     path = Path(source)
-    if manifests.is_manifest(path) and path.is_file():
+    if is_table(path):
         columns = manifests.Columns(picture, target, group, task)
         return manifests.read(path, columns)
     if picture or target or task not in ("", "single-label", "multi-label"):
@@ -102,6 +103,11 @@ def read(
         raise _missing(source)
     data = targets.of_folders(data) if task == "multi-label" else data
     return _with_groups(data, pattern) if pattern else data
+
+
+def is_table(source: str | Path) -> bool:
+    """Whether there is a table of paths at `source`, or a list: by its name."""
+    return manifests.is_manifest(Path(source)) and Path(source).is_file()
 
 
 def _missing(source: str | Path) -> CallError:
