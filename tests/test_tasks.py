@@ -135,6 +135,17 @@ def test_the_report_tells_what_fits_the_task(several: runs.Run, measured: runs.R
     assert "MAE" in card
 
 
+def test_slices_are_of_what_is_right_or_off_by_less_than_usual(several, measured, table: Path) -> None:
+    for run, data in ((several, labels(table)), (measured, levels(table))):
+        answers, scores, tested = finished(runs.evaluating(run.classifier, data, "all"))
+        contents = reports.of_classifier(run.classifier, answers, tested)
+        assert {one["column"] for one in contents["slices"]} == {"brightness (0 black, 255 white)"}  # all of one size
+        share = contents["slices"][0]
+        both = [share[side]["value"] * share[side]["n"] for side in ("accuracy", "others")]
+        expected = scores.overall["exact match"].value if run is several else 0.5
+        assert sum(both) / len(tested) == pytest.approx(expected)
+
+
 def test_an_older_opsin_would_refuse_the_model(measured: runs.Run) -> None:
     described = json.loads((measured.folder / "model" / "opsin.json").read_text())
     assert described["format"] == artefact.OTHER_TASKS != artefact.FORMAT
