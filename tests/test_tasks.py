@@ -293,6 +293,42 @@ def test_heads_are_fitted_on_imagenets_features(table: Path, tmp_path, read) -> 
         assert found.overall["MAE"].value < 0.8 * found.overall["always the mean"].value
 
 
+@pytest.mark.parametrize(
+    ("columns", "different"), [("top,left,spot", "different labels"), ("level", "different values")]
+)
+def test_check_looks_for_all_but_what_needs_one_class_and_says_so(
+    tmp_path, columns: str, different: str, capsys
+) -> None:
+    table = write(tmp_path / "set", n=60, unknown=0.0)
+    lines = table.read_text().splitlines()
+    for copy, of in (("copy.png", 1), ("other.png", 1), ("unknown.png", 3)):
+        (table.parent / copy).write_bytes((table.parent / lines[of].split(",")[0]).read_bytes())
+    same = lines[1].split(",", 1)[1]
+    turned = ",".join(str(1 - int(value)) for value in same.split(",")[:3]) + ",999"
+    (table.parent / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(table.parent / "black.png")
+    more = [f"copy.png,{same}", f"other.png,{turned}", "unknown.png,,,1,", f"broken.png,{same}", f"black.png,{same}"]
+    table.write_text("\n".join(lines + more) + "\n")
+    page = tmp_path / "check.html"
+    assert cli(["check", str(table), "--target", columns, "--page", str(page), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    found = {one["kind"]: one for one in told["findings"]}
+    assert {"unreadable", "copies", "contradictions", "odd", "labels"} <= found.keys()
+    assert any("broken.png" in one["records"] for one in told["findings"] if one["kind"] == "unreadable")
+    assert "black.png" in found["odd"]["records"]
+    assert {"copy.png", "other.png"} < set(found["copies"]["records"])
+    assert different in found["contradictions"]["text"]
+    assert "unknown.png" not in found["contradictions"]["records"]
+    assert found["labels"]["text"].startswith("not looked for: suspect labels and shortcuts")
+    assert "shortcuts" not in found
+    text = page.read_text()
+    assert "<select" not in text
+    assert ("no label" in text or "top" in text) if "top" in columns else "level 999" in text
+    assert cli(["check", str(table), "--target", columns, "--labels"]) == 2
+    report = checks.check(opsin.read(table, target=columns), only=("odd",))
+    assert {one.kind for one in report.findings} == {"odd"}
+
+
 @pytest.mark.parametrize("how", [{"folds": 2}, {"seeds": 2}])
 def test_a_series_of_another_task_is_refused_by_name(table: Path, tmp_path, how: dict[str, int]) -> None:
     call = opsin.cross_validate if "folds" in how else opsin.repeat

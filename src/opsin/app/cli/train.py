@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...errors import CallError, writing
+from . import options
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,12 +67,7 @@ class Asked:
 )
 @click.option("--picture", default="", metavar="COLUMN", help="Of a table: its paths, where their name does not tell.")
 @click.option("--target", default="", metavar="COLUMNS", help="Of a table: the column, or a,b,c, of what to learn.")
-@click.option(
-    "--task",
-    default="",
-    metavar="TASK",
-    help="single-label, multi-label, regression, where a table's columns do not tell; multi-label of folders, too.",
-)
+@options.task
 @click.option(
     "--want", "wants", multiple=True, metavar="WANT", help='Set thresholds: "bad recall>=0.98", "accuracy>=0.99".'
 )
@@ -121,7 +117,7 @@ class Asked:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON, and nothing else.")
 @click.pass_context
-def command(ctx: click.Context, /, **options: Any) -> None:
+def command(ctx: click.Context, /, **said: Any) -> None:
     """From a folder of pictures to a tested, saved classifier.
 
     DATA is a folder of class folders (with or without train/ val/ test/), a zip of one, a table (CSV, TSV, Parquet)
@@ -130,7 +126,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     """
     from . import render
 
-    asked = Asked(**options)
+    asked = Asked(**said)
     quiet = render.console(stderr=asked.as_json)
     if asked.resume:
         if asked.settles():
