@@ -54,6 +54,7 @@ def create(
     leaks: bool = False,
     pairs: Sequence[Pair] | None = None,
     start: Classifier | None = None,
+    seed: int | None = None,
 ) -> Path:
     """A new run's folder, whole or not there: the data's split, the recipe and where the data came from.
 
@@ -64,6 +65,7 @@ def create(
         leaks: go on although test pictures are copies of pictures in train or val.
         pairs: what `scoring.alike` found: these pictures are kept in one split.
         start: the model whose weights it starts from; kept in the folder.
+        seed: that `data` was divided by, where it is not the recipe's; kept for who divides it again.
 
     Raises:
         CallError: when the folder is there already, for a want that names no class, and when the recipe contradicts
@@ -86,7 +88,7 @@ def create(
         (beside / "checkpoint").mkdir(parents=True)
         try:
             (beside / "recipe.toml").write_text(recipe.to_toml(), encoding="utf-8")
-            _write_data(beside, divided, origin)
+            _write_data(beside, divided, origin, seed)
             splits.write(divided, beside / "split.csv")
             if start:
                 origins.keep(beside, start)
@@ -127,10 +129,11 @@ def _free(parent: Path, name: str) -> Path:
     return parent / f"{name}-{number}"
 
 
-def _write_data(folder: Path, data: Dataset, origin: Origin) -> None:
+def _write_data(folder: Path, data: Dataset, origin: Origin, seed: int | None = None) -> None:
     content = {
         **dataclasses.asdict(origin),
         "name": data.name,
+        **({} if seed is None else {"divided by": seed}),
         "fingerprint": data.fingerprint,
         "split": splits.fingerprint(data),
         "classes": list(data.classes),
@@ -198,6 +201,11 @@ def target_of(folder: Path) -> str:
     return str(_read_data(folder).get("target", ""))
 
 
+def division(folder: Path) -> dict[str, int]:
+    """The seed that the run's data was divided by, as `divided by`, where it is not the recipe's."""
+    return {name: seed for name, seed in _read_data(folder).items() if name == "divided by"}
+
+
 def _read_data(folder: Path) -> dict[str, Any]:
     try:
         return json.loads((folder / "data.json").read_text(encoding="utf-8", errors="surrogateescape"))  # type: ignore[no-any-return]
@@ -213,7 +221,7 @@ def _origin(known: dict[str, Any]) -> Origin:
 def keep(folder: Path, recipe: Recipe, data: Dataset) -> None:
     """Write down what was decided on the way: the resolved recipe, and what was refused."""
     _write_text(folder / "recipe.toml", recipe.to_toml())
-    _write_data(folder, data, _origin(_read_data(folder)))
+    _write_data(folder, data, _origin(_read_data(folder)), division(folder).get("divided by"))
 
 
 def plan(folder: Path, work: str) -> Plan | None:
@@ -275,14 +283,15 @@ def _told_until(line: str, step: int) -> bool:
 
 
 def find(name: str | Path, parent: str | Path = "runs") -> Path:
-    """The folder of a run: a path, a name in `parent`, or `last`, the run that was begun last.
+    """The folder of a run: a path, a name in `parent`, or `last`, the run, or series of runs, that was begun last.
 
     Raises:
         CallError: when there is none.
     """
     if str(name) == "last":
-        # split.csv is written once, when a run begins; the other files again when it goes on.
-        begun = sorted(Path(parent).glob("*/split.csv"), key=lambda file: file.stat().st_mtime_ns)
+        # These are written once, when a run or a series begins; the other files again when it goes on.
+        files = [*Path(parent).glob("*/split.csv"), *Path(parent).glob("*/series.json")]
+        begun = sorted(files, key=lambda file: file.stat().st_mtime_ns)
         if not begun:
             raise errors.CallError("last", expected=f"a run in {parent}/", received="none", do="Begin with opsin train")
         return begun[-1].parent

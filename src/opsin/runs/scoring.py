@@ -182,7 +182,7 @@ def part_of(clf: Classifier, data: Dataset, part: str | None) -> tuple[str, Data
 
 
 def _divided_as_then(clf: Classifier, data: Dataset) -> Dataset:
-    seed = clf.facts["recipe"]["seed"]
+    seed = clf.facts.get("divided by", clf.facts["recipe"]["seed"])
     for near in (False, True) if data.fingerprint == clf.facts["fingerprint"] else ():  # the quick way first
         again = divided(data, seed, pairs=finished(alike(data, near=near)))
         if splits.fingerprint(again) == clf.facts["split"]:

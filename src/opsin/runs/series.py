@@ -160,7 +160,9 @@ def opened(folder: Path, member: Member) -> tuple[Path, Dataset, Recipe] | None:
     if (at / "model" / artefact.DESCRIPTION).is_file():
         return None
     if not at.exists():
-        folders.create(member.data, member.recipe, out=at, leaks=_asked(folder)["leaks"])
+        first = recipes.read(folder / "recipe.toml").seed
+        seed = first if first != member.recipe.seed else None
+        folders.create(member.data, member.recipe, out=at, leaks=_asked(folder)["leaks"], seed=seed)
     return at, *folders.reopen(at, member.data)
 
 

@@ -144,7 +144,7 @@ def stream(
     """Every stage of the run in `folder`, which is told and checkpointed on the way. See `runs.work`."""
     folders.tidy(folder)
     # Of all records: whoever divides the data again cannot know which are refused.
-    divided = {"split": splits.fingerprint(data), "pictures": pictures(data)}
+    divided = {"split": splits.fingerprint(data), "pictures": pictures(data), **folders.division(folder)}
     start = origins.kept(folder)
     recipe, road, notes = _resolved(recipe, data, start)
     yield from map(_note, (*data.notes, *notes))
@@ -407,7 +407,7 @@ def _trained(state: TrainState, job: Job, folder: Path) -> Iterator[Event]:
         raise
 
 
-def _facts(recipe: Recipe, data: Dataset, divided: dict[str, str], started: dict[str, Any]) -> dict[str, Any]:
+def _facts(recipe: Recipe, data: Dataset, divided: dict[str, Any], started: dict[str, Any]) -> dict[str, Any]:
     return {
         "name": data.name,
         "recipe": recipe.to_dict(),
