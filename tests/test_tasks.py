@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
 
@@ -133,6 +134,19 @@ def test_the_report_tells_what_fits_the_task(several: runs.Run, measured: runs.R
     card = (measured.folder / "model" / "README.md").read_text()
     assert "Estimates, in the unit of its training values: level" in card
     assert "MAE" in card
+
+
+def test_mirror_images_of_labels_and_never_of_quantities(several, measured, table: Path) -> None:
+    clf = several.classifier
+    with pytest.raises(CallError, match="'left' names a side"):
+        finished(runs.with_mirrored(clf, labels(table)))
+    facts = {**clf.facts, "recipe": {**clf.facts["recipe"], "augment": {"hflip": "yes"}}}
+    mirroring = dataclasses.replace(clf, facts=facts)
+    (_, scores, _), (_, both) = finished(runs.with_mirrored(mirroring, labels(table)))
+    assert (scores, both.n) == (several.scores["test"], scores.n)
+    assert both.overall["mAP"] != scores.overall["mAP"]
+    with pytest.raises(CallError, match="quantities, which may change in a mirror"):
+        runs.refuse_mirrors(measured.classifier)
 
 
 def test_slices_are_of_what_is_right_or_off_by_less_than_usual(several, measured, table: Path) -> None:

@@ -27,13 +27,17 @@ from . import origins, scoring
 
 @dataclass(frozen=True)
 class Origin:
-    """What `sources.read` was given, so that a run can go on; all "" for data that was made in Python."""
+    """What `sources.read` was given, so that a run can go on; all "" for data that was made in Python.
+
+    And the seed that the data was divided by before it came to the run, where that is not the recipe's.
+    """
 
     source: str = ""
     group: str = ""
     picture: str = ""
     target: str = ""
     task: str = ""
+    seed: int | None = None
 
     def read(self) -> Dataset:
         """The data, read again."""
@@ -54,7 +58,6 @@ def create(
     leaks: bool = False,
     pairs: Sequence[Pair] | None = None,
     start: Classifier | None = None,
-    seed: int | None = None,
 ) -> Path:
     """A new run's folder, whole or not there: the data's split, the recipe and where the data came from.
 
@@ -65,7 +68,6 @@ def create(
         leaks: go on although test pictures are copies of pictures in train or val.
         pairs: what `scoring.alike` found: these pictures are kept in one split.
         start: the model whose weights it starts from; kept in the folder.
-        seed: that `data` was divided by, where it is not the recipe's; kept for who divides it again.
 
     Raises:
         CallError: when the folder is there already, for a want that names no class, and when the recipe contradicts
@@ -88,7 +90,7 @@ def create(
         (beside / "checkpoint").mkdir(parents=True)
         try:
             (beside / "recipe.toml").write_text(recipe.to_toml(), encoding="utf-8")
-            _write_data(beside, divided, origin, seed)
+            _write_data(beside, divided, origin)
             splits.write(divided, beside / "split.csv")
             if start:
                 origins.keep(beside, start)
@@ -129,11 +131,10 @@ def _free(parent: Path, name: str) -> Path:
     return parent / f"{name}-{number}"
 
 
-def _write_data(folder: Path, data: Dataset, origin: Origin, seed: int | None = None) -> None:
+def _write_data(folder: Path, data: Dataset, origin: Origin) -> None:
     content = {
         **dataclasses.asdict(origin),
         "name": data.name,
-        **({} if seed is None else {"divided by": seed}),
         "fingerprint": data.fingerprint,
         "split": splits.fingerprint(data),
         "classes": list(data.classes),
@@ -203,7 +204,8 @@ def target_of(folder: Path) -> str:
 
 def division(folder: Path) -> dict[str, int]:
     """The seed that the run's data was divided by, as `divided by`, where it is not the recipe's."""
-    return {name: seed for name, seed in _read_data(folder).items() if name == "divided by"}
+    seed = _origin(_read_data(folder)).seed
+    return {} if seed is None else {"divided by": seed}
 
 
 def _read_data(folder: Path) -> dict[str, Any]:
@@ -215,13 +217,13 @@ def _read_data(folder: Path) -> dict[str, Any]:
 
 def _origin(known: dict[str, Any]) -> Origin:
     """Runs of before 0.2 do not know their columns."""
-    return Origin(**{field.name: known.get(field.name, "") for field in dataclasses.fields(Origin)})
+    return Origin(**{field.name: known[field.name] for field in dataclasses.fields(Origin) if field.name in known})
 
 
 def keep(folder: Path, recipe: Recipe, data: Dataset) -> None:
     """Write down what was decided on the way: the resolved recipe, and what was refused."""
     _write_text(folder / "recipe.toml", recipe.to_toml())
-    _write_data(folder, data, _origin(_read_data(folder)), division(folder).get("divided by"))
+    _write_data(folder, data, _origin(_read_data(folder)))
 
 
 def plan(folder: Path, work: str) -> Plan | None:

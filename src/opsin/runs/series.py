@@ -161,8 +161,8 @@ def opened(folder: Path, member: Member) -> tuple[Path, Dataset, Recipe] | None:
         return None
     if not at.exists():
         first = recipes.read(folder / "recipe.toml").seed
-        seed = first if first != member.recipe.seed else None
-        folders.create(member.data, member.recipe, out=at, leaks=_asked(folder)["leaks"], seed=seed)
+        origin = Origin(seed=first if first != member.recipe.seed else None)
+        folders.create(member.data, member.recipe, origin=origin, out=at, leaks=_asked(folder)["leaks"])
     return at, *folders.reopen(at, member.data)
 
 

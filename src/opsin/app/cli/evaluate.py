@@ -54,12 +54,15 @@ def command(
         raise CallError("--want and --save", expected="both: a new model is saved", received="one")
     read = runs.data_for(clf, data, group=group, target=target)
     if wants and save:
-        clf, settled = render.watched(quiet, runs.settling(clf, read, "; ".join(wants)))
+        clf, settled, found = render.watched(quiet, runs.settling(clf, read, "; ".join(wants)))
         artefact.save(clf, save)
         for one in settled:
             quiet.print(str(one))
         quiet.print(f"saved {save}\n")
-    found = render.watched(quiet, runs.evaluating(clf, read, part))  # type: ignore[arg-type]
+    if tta:
+        found, (mean, both) = render.watched(quiet, runs.with_mirrored(clf, read, part))  # type: ignore[arg-type]
+    elif not wants or part not in (None, "test"):
+        found = render.watched(quiet, runs.evaluating(clf, read, part))  # type: ignore[arg-type]
     answers, scores, tested = found
     if report:
         page = reports.write(reports.of_classifier(clf, answers, tested), report, store=tested.store, pictures=pictures)
@@ -68,7 +71,6 @@ def command(
     if not as_json:
         render.scores(quiet, answers.part, scores)
     if tta:
-        mean, both = render.watched(quiet, runs.with_mirrored(clf, answers, tested))
         sides = (answers.logits, mean.logits)
         paired = comparison.of_logits((clf, clf), sides, answers.targets, groups=answers.groups)
         told["tta"] = {"scores": metrics.to_dict(both), "paired": comparison.to_dict(paired)}

@@ -80,7 +80,7 @@ def side_by_side(out: Console, alone: Scores, both: Scores, paired: Comparison) 
     """The overall scores with and without mirror images, and whether their difference is more than chance."""
     table = _table("score", "each picture alone", "with its mirror image")
     for name, score in alone.overall.items():
-        if name != "largest class":
+        if name not in ("largest class", "no skill mAP", "always the mean"):
             table.add_row(name, str(score), str(both.overall[name]))
     out.print(table)
     for name, difference in paired.overall.items():
