@@ -139,12 +139,12 @@ def compare_labels(
     cells = [labels.counted(each & known, positive, known, of)[:, tested] for each in said]
     drawn = [np.concatenate([labels.each_f1(sums) for sums in labels.resampled(each)]) for each in cells]
     n = np.array([len(true), len(true), *positive[:, tested].sum(0)])
-    worth = n if of is None else [of.max() + 1] * 2 + [len(np.unique(of[positive[:, c]])) for c in tested]
+    rests = n if of is None else [of.max() + 1] * 2 + [len(np.unique(of[positive[:, c]])) for c in tested]
     found = _percentiles([labels.each_f1(each.sum(0)[None])[0] for each in cells], drawn, n)
-    micro, macro, *each = (_opened(score, int(units)) for score, units in zip(found, worth))
+    micro, macro, *each = (_opened(score, many) for score, many in zip(found, rests))
     ranked = {
-        name: Difference(a, b, b - a - half, b - a + half, len(true))
-        for name, (a, b, half) in labels.paired_rankings(one, other, true, of).items()
+        name: _opened(Difference(a, b, b - a - half, b - a + half, len(true)), worth)
+        for name, (a, b, half, worth) in labels.paired_rankings(one, other, true, of).items()
     }
     overall = {"mAP": ranked["average precision"], "macro AUROC": ranked["AUROC"]} if ranked else {}
     overall |= {"micro F1": micro, "macro F1": macro}
@@ -240,7 +240,7 @@ def _percentiles(values: Sides, drawn: Sides, n: Ints, *, error: bool = False) -
     return [Difference(*side, error) for side in sides]
 
 
-def _opened(found: Difference, n: int) -> Difference:
+def _opened(found: Difference, n: float) -> Difference:
     """Resamples that all agree are not certain: two that never part on n records may part on the next."""
     if found.high - found.low > 1e-12:
         return found

@@ -107,7 +107,8 @@ def _ranked(rows: Floats, true: Floats, of: Ints | None) -> tuple[dict[str, Scor
 def paired_rankings(first: Floats, second: Floats, true: Floats, of: Ints | None) -> dict[str, tuple[float, ...]]:
     """AUROC's and average precision's means over labels, of two probabilities (N, K) of the same records.
 
-    As `ranking.paired_columns` says: of the first, of the second, and half the width of their difference's interval.
+    As `ranking.paired_columns` says: of the first, of the second, half the width of their difference's interval, and
+    how many units it rests on.
     """
     chosen = [c for c, column in enumerate(true.T) if (column == 1).any() and (column == 0).any()]
     known = {c: ~np.isnan(true[:, c]) for c in chosen}

@@ -185,8 +185,8 @@ def ranked_columns(
 def paired_columns(
     columns: Iterable[tuple[Bools, Floats, Floats, Bools]], many: int, n: int, of: Ints | None
 ) -> dict[str, tuple[float, ...]]:
-    """The averages of RANKINGS over `many` columns, of two that answered them, and half the width of a 95 % interval
-    of their difference; empty where there is no column.
+    """The averages of RANKINGS over `many` columns, of two that answered them, half the width of a 95 % interval of their
+    difference, and how many units of the rarer kind it rests on; empty where there is no column.
 
     What each record adds to one is taken from what it adds to the other, so what both rank alike adds nothing.
 
@@ -206,8 +206,9 @@ def paired_columns(
             gaps[name][rows] += (2 * side - 1) * _by_record(ranked, found) / many
     if not worths:
         return {}
-    factor = intervals.student(effective(np.array(worths)) - 1)
-    return {name: (*values[name].tolist(), factor * intervals.error(gaps[name], of)) for name in RANKINGS}
+    worth = effective(np.array(worths))
+    factor = intervals.student(worth - 1)
+    return {name: (*values[name].tolist(), factor * intervals.error(gaps[name], of), worth) for name in RANKINGS}
 
 
 # ---- what a threshold buys

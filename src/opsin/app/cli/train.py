@@ -161,7 +161,12 @@ def _begun(out: Console, asked: Asked, source: str) -> bool:
     _chosen(asked, None)  # as far as no task is known
     tracking.check(asked.track)
     first = runs.load(asked.start) if asked.start else None
-    columns = {"group": asked.group, "picture": asked.picture, "target": asked.target, "task": asked.task}
+    columns: dict[str, Any] = {
+        "group": asked.group,
+        "picture": asked.picture,
+        "target": asked.target,
+        "task": asked.task,
+    }
     origin = runs.Origin(str(Path(source).resolve() if Path(source).exists() else source), **columns)
     data = sources.read(source, **columns)
     chosen = _chosen(asked, data.task)
