@@ -136,6 +136,26 @@ def test_the_report_tells_what_fits_the_task(several: runs.Run, measured: runs.R
     assert "MAE" in card
 
 
+def test_a_recall_that_is_wanted_of_a_label(several: runs.Run, table: Path, tmp_path) -> None:
+    data, wanted = labels(table), "spot recall>=0.85; top precision>=0.8"
+    clf, settled, (_, scores, _) = finished(runs.settling(several.classifier, data, wanted))
+    assert clf.thresholds["left"] == several.classifier.thresholds["left"]
+    val, _, _ = finished(runs.evaluating(clf, data, "val"))
+    shares, true = classifier.answers(clf, val.logits)[:, 2], val.targets[:, 2]
+    assert np.isnan(true).any()
+    found = (shares[true == 1] >= clf.thresholds["spot"]).sum()
+    assert found >= 0.85 * ((true == 1).sum() + 1)
+    higher = np.nextafter(clf.thresholds["spot"], 1)  # the highest that finds so many
+    assert (shares[true == 1] >= higher).sum() < 0.85 * ((true == 1).sum() + 1)
+    assert [one.want.cls for one in settled] == ["spot", "top"]
+    for one in settled:
+        for rate in ("recall", "precision"):
+            assert one.price["test"][rate] == scores.per_class[one.want.cls][rate]
+    run = train(data, tmp_path / "run", want="spot recall>=0.5")
+    assert [one["want"] for one in run.classifier.facts["wants"]] == ["spot recall>=0.5"]
+    assert "What was asked of it" in (run.folder / "report.html").read_text()
+
+
 def test_mirror_images_of_labels_and_never_of_quantities(several, measured, table: Path) -> None:
     clf = several.classifier
     with pytest.raises(CallError, match="'left' names a side"):
@@ -349,6 +369,8 @@ def test_a_series_of_another_task_is_refused_by_name(table: Path, tmp_path, how:
     chosen = opsin.preset("textbook", task="multi-label")
     with pytest.raises(CallError, match="a series of runs does not know multi-label"):
         call(labels(table), chosen, out=tmp_path / "series", **how)
-    with pytest.raises(CallError, match="--want does not know multi-label"):
+    with pytest.raises(CallError, match="recalls and precisions"):
         runs.create(labels(table), chosen.set(want="accuracy>=0.5"), out=tmp_path / "run")
+    with pytest.raises(CallError, match=r"'level recall>=0\.5' of regression"):
+        runs.create(levels(table), chosen.set(want="level recall>=0.5"), out=tmp_path / "run")
     assert not list(tmp_path.glob("*/data.json"))

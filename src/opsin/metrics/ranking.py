@@ -185,8 +185,8 @@ def ranked_columns(
 def paired_columns(
     columns: Iterable[tuple[Bools, Floats, Floats, Bools]], many: int, n: int, of: Ints | None
 ) -> dict[str, tuple[float, ...]]:
-    """The averages of RANKINGS over `many` columns, of two that answered them, half the width of a 95 % interval of their
-    difference, and how many units of the rarer kind it rests on; empty where there is no column.
+    """The averages of RANKINGS over `many` columns, of two that answered them, half the width of a 95 % interval of
+    their difference, and how many units of the rarer kind it rests on; empty where there is no column.
 
     What each record adds to one is taken from what it adds to the other, so what both rank alike adds nothing.
 

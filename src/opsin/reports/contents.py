@@ -183,6 +183,7 @@ def _of_other_test(
         **_slices(tested, tasks.right(tested, answers, task, least), data),
         "calibration": None,
         "thresholds": dict(thresholds),
+        "wants": list(facts.get("wants", [])),
         "charts": tasks.charts(tested, answers) if task == "regression" else [],
     }
 

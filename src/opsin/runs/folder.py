@@ -21,7 +21,7 @@ from ..classifier import Classifier
 from ..duplicates import Pair
 from ..plans import Plan
 from ..recipe import Recipe
-from ..vocabulary import SPLITS, Dataset, Event, finished, refuse_other_tasks
+from ..vocabulary import SPLITS, Dataset, Event, finished
 from . import origins, scoring
 
 
@@ -77,9 +77,7 @@ def create(
         MachineError: when it cannot be written.
     """
     recipe = origins.suited(recipe, start) if start else recipe
-    if recipe.learn.want:
-        refuse_other_tasks(data.task, "--want")
-    wanted = calibration.wants(recipe.learn.want, data.classes)
+    wanted = calibration.wants(recipe.learn.want, data.classes, data.task)
     pairs = finished(scoring.alike(data, near=not split)) if pairs is None else pairs
     divided = scoring.divided(data, recipe.seed, split=split, pairs=pairs)
     calibration.refuse_hopeless(wanted, divided.val.counts())

@@ -16,7 +16,7 @@ from ..calibration import Threshold
 from ..classifier import Classifier
 from ..duplicates import Pair
 from ..reports import Answers
-from ..vocabulary import SPLITS, Dataset, Event, Scores, Split, Work, finished, refuse_other_tasks
+from ..vocabulary import SPLITS, Dataset, Event, Scores, Split, Work, finished
 
 T = TypeVar("T")
 
@@ -84,8 +84,7 @@ def settling(
         CallError: for a want that names no class, and when `data` has no validation part.
         DataError: as `evaluate` and `calibration.with_thresholds` say.
     """
-    refuse_other_tasks(clf.task, "--want")
-    wants = calibration.wants(wanted, clf.classes)
+    wants = calibration.wants(wanted, clf.classes, clf.task)
     settled: tuple[Threshold, ...] = ()
     for part in SPLITS[1:]:
         answers, _, tested = yield from evaluating(clf, data, part)

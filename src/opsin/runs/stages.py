@@ -432,11 +432,11 @@ def _set_on_validation(
     if clf.task == "multi-label":
         least = metrics.best_thresholds(classifier.answers(clf, found), expected)
         yield _note(f"a threshold a label, of the best F1 on {len(found):,} val pictures")
-        return dataclasses.replace(clf, thresholds=dict(zip(clf.classes, least))), ()
+        clf = dataclasses.replace(clf, thresholds=dict(zip(clf.classes, least)))
     if clf.task == "single-label" and _val_chose_nothing(recipe):
         clf = calibration.calibrate(clf, found, expected)
         yield _note(f"calibrated on {len(found):,} val pictures: temperature {clf.temperature:.3f}")
-    if wanted := calibration.wants(recipe.learn.want, clf.classes):
+    if wanted := calibration.wants(recipe.learn.want, clf.classes, clf.task):
         try:
             return calibration.with_thresholds(clf, found, expected, wanted, groups=groups)
         except errors.DataError as error:  # what was trained is not lost
