@@ -180,6 +180,18 @@ def test_slices_are_of_what_is_right_or_off_by_less_than_usual(several, measured
         assert sum(both) / len(tested) == pytest.approx(expected)
 
 
+def test_runs_are_listed_by_what_fits_their_task(several: runs.Run, measured: runs.Run) -> None:
+    told = runs.listed(several.folder.parent) | runs.listed(measured.folder.parent)
+    assert f"test mAP {several.scores['test'].overall['mAP'].value:.4f}" in told["several"]
+    assert f"test MAE {measured.scores['test'].overall['MAE'].value:.4f}" in told["measured"]
+    rows = [{"name": name, "data": "", "recipe": "", "test": {"MAE": mae}} for name, mae in (("a", 2.0), ("b", 1.0))]
+    assert [row["name"] for row in runs.chosen([*rows, {**rows[0], "name": "c", "test": {}}], by="mae")] == [
+        "b",
+        "a",
+        "c",
+    ]
+
+
 def test_an_older_opsin_would_refuse_the_model(measured: runs.Run) -> None:
     described = json.loads((measured.folder / "model" / "opsin.json").read_text())
     assert described["format"] == artefact.OTHER_TASKS != artefact.FORMAT

@@ -301,6 +301,10 @@ def find(name: str | Path, parent: str | Path = "runs") -> Path:
     raise errors.unknown("run", str(name), ["last", *listed(parent)])
 
 
+HEADLINES = ("accuracy", "mAP", "micro F1", "MAE", "mean relative MAE")  # of a run the first that it has
+ERRORS = ("MAE", "RMSE", "median absolute error", "mean relative MAE")  # of which less is better
+
+
 def listed(parent: str | Path = "runs") -> dict[str, str]:
     """Every run in `parent`: its name and what it came to."""
     return {row["name"]: told(row) for row in rows(parent)}
@@ -309,7 +313,8 @@ def listed(parent: str | Path = "runs") -> dict[str, str]:
 def told(row: Mapping[str, Any]) -> str:
     """A row of `rows` as one line."""
     parts = ((part, found) for part, found in row.items() if isinstance(found, dict))
-    scores = (f"{part} accuracy {found['accuracy']:.4f} (n {found['n']:,})" for part, found in parts)
+    named = ((part, found, next(name for name in HEADLINES if name in found)) for part, found in parts)
+    scores = (f"{part} {name} {found[name]:.4f} (n {found['n']:,})" for part, found, name in named)
     came = "   ".join(scores) if row["state"] == "finished" else row["state"]
     return f"{came}   {row['recipe']} on {row['data']}   {row['begun']}"
 
@@ -364,7 +369,8 @@ def chosen(
     if by in ("name", "begun"):
         return sorted(kept, key=lambda row: str(row[by]), reverse=by == "begun")
     name = _known(by, kept)
-    return sorted(kept, key=lambda row: -math.inf if (value := _score(row, name)) is None else value, reverse=True)
+    sign = 1 if name in ERRORS else -1
+    return sorted(kept, key=lambda row: math.inf if (value := _score(row, name)) is None else sign * value)
 
 
 _HOLDS: dict[str, Callable[[float, float], bool]] = {
