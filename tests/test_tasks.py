@@ -375,12 +375,40 @@ def test_check_looks_for_all_but_what_needs_one_class_and_says_so(
     assert {one.kind for one in report.findings} == {"odd"}
 
 
-@pytest.mark.parametrize("how", [{"folds": 2}, {"seeds": 2}])
-def test_a_series_of_another_task_is_refused_by_name(table: Path, tmp_path, how: dict[str, int]) -> None:
-    call = opsin.cross_validate if "folds" in how else opsin.repeat
+@pytest.mark.parametrize("read", [labels, levels])
+def test_folds_of_another_task_are_pooled_and_seeds_have_a_spread(table: Path, tmp_path, read) -> None:
+    data = read(table)
+    chosen = opsin.preset("textbook", task=data.task).set(size=8, epochs=2, batch=16, hflip="no", vflip="no", rotate=0)
+    torch.manual_seed(0)
+    how = {"network": Net(len(data.classes)), "how": HOW}
+    folded = opsin.cross_validate(data, chosen, folds=2, out=tmp_path / "f", **how)
+    assert folded.pooled.n == len(data) == sum(scores.n for scores in folded.scores.values())
+    for name in ("exact match",) if data.task == "multi-label" else ("MAE",):
+        sums = sum(each.overall[name].value * each.n for each in folded.scores.values())
+        assert folded.pooled.overall[name].value == pytest.approx(sums / len(data))
+    first = folded.shown[0]
+    assert first == ("mAP" if data.task == "multi-label" else "MAE")
+    worst = folded.scores[folded.worst].overall[first].value
+    assert worst == (min if first == "mAP" else max)(each.overall[first].value for each in folded.scores.values())
+    seeded = opsin.repeat(data, chosen, seeds=2, out=tmp_path / "s", **how)
+    assert seeded.spread[first].least < seeded.spread[first].greatest
+    for name, scores in seeded.scores.items():
+        assert opsin.evaluate(opsin.load(tmp_path / "s" / name, network=how["network"]), data) == scores
+    assert f"mean of 2 seeds {first}" in runs.listed(tmp_path)["s"]
+
+
+def test_labels_are_alike_in_every_fold(table: Path) -> None:
+    data = labels(table)
+    places = splits.folds(data, 4)
+    for label, count in data.counts().items():
+        column = data.classes.index(label)
+        for fold in range(4):
+            there = sum(r.targets[column] == 1 for r in data.records if places[r.key] == fold)
+            assert there == pytest.approx(count / 4, abs=3)
+
+
+def test_wants_of_another_task_are_refused_by_name(table: Path, tmp_path) -> None:
     chosen = opsin.preset("textbook", task="multi-label")
-    with pytest.raises(CallError, match="a series of runs does not know multi-label"):
-        call(labels(table), chosen, out=tmp_path / "series", **how)
     with pytest.raises(CallError, match="recalls and precisions"):
         runs.create(labels(table), chosen.set(want="accuracy>=0.5"), out=tmp_path / "run")
     with pytest.raises(CallError, match=r"'level recall>=0\.5' of regression"):

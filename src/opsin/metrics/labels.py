@@ -25,7 +25,7 @@ def score_labels(
     probabilities: npt.ArrayLike,
     targets: npt.ArrayLike,
     labels: Sequence[str],
-    thresholds: Sequence[float],
+    thresholds: npt.ArrayLike,
     *,
     groups: Groups | None = None,
 ) -> Scores:
@@ -38,7 +38,7 @@ def score_labels(
     Args:
         probabilities: (N, K), 0…1.
         targets: (N, K), 0 or 1, NaN where unknown.
-        thresholds: (K,): a label is named from its own on.
+        thresholds: (K,): a label is named from its own on; (N, K) where records were answered by several models.
         groups: of every record, (N,).
 
     Raises:
