@@ -108,6 +108,117 @@ def test_untested_classes_are_left_out_and_wrong_answers_refused() -> None:
         comparison.compare(np.array([3]), np.array([0]), np.array([0]), NAMES)
 
 
+# ---- several labels, quantities
+
+
+def labelled(seed: int, n: int = 200, noise: tuple[float, float] = (1.0, 1.0)) -> tuple[np.ndarray, ...]:
+    """Targets of three labels, a tenth of them unknown, and two probabilities that are off by so much."""
+    rng = np.random.default_rng(seed)
+    true = (rng.random((n, 3)) < (0.5, 0.3, 0.2)).astype(float)
+    sides = (1 / (1 + np.exp(-2 * (true - 0.5 + rng.normal(0, each, true.shape)))) for each in noise)
+    return np.where(rng.random(true.shape) < 0.1, np.nan, true), *sides
+
+
+def measured(seed: int, n: int = 200, noise: tuple[float, float] = (1.0, 1.0)) -> tuple[np.ndarray, ...]:
+    """The same of two quantities, one a hundred times as large as the other."""
+    rng = np.random.default_rng(seed)
+    true = rng.normal(0, 1, (n, 2))
+    sides = ((true + rng.normal(0, each, true.shape)) * (1, 100) for each in noise)
+    return np.where(rng.random(true.shape) < 0.1, np.nan, true * (1, 100)), *sides
+
+
+LEAST = [(0.5, 0.5, 0.5), (0.4, 0.5, 0.6)]
+SCALE = ((0.0, 1.0), (0.0, 100.0))
+
+
+def test_values_of_labels_are_those_of_metrics() -> None:
+    true, *sides = labelled(0)
+    found = comparison.compare_labels(*sides, true, NAMES, LEAST)
+    first, second = (metrics.score_labels(each, true, NAMES, least) for each, least in zip(sides, LEAST))
+    for name, one in found.overall.items():
+        assert (one.first, one.second) == pytest.approx((first.overall[name].value, second.overall[name].value))
+    for name, one in found.per_class.items():
+        assert (one.first, one.second) == pytest.approx([s.per_class[name]["F1"].value for s in (first, second)])
+        assert one.low <= one.value <= one.high
+    exact = [round(each.overall["exact match"].value * each.overall["exact match"].n) for each in (first, second)]
+    assert found.only_second - found.only_first == exact[1] - exact[0]
+
+
+def test_values_of_quantities_are_those_of_metrics() -> None:
+    true, *sides = measured(0)
+    found = comparison.compare_quantities(*sides, true, ("a", "b"), SCALE)
+    first, second = (metrics.score_quantities(each, true, ("a", "b"), (0, 0)) for each in sides)
+    one = found.overall["mean relative MAE"]
+    expected = [each.overall["mean relative MAE"].value for each in (first, second)]
+    assert (one.first, one.second) == pytest.approx(expected)
+    for name, one in found.per_class.items():
+        assert (one.first, one.second) == pytest.approx([s.per_class[name]["MAE"].value for s in (first, second)])
+    alone = comparison.compare_quantities(*(s[:, :1] for s in sides), true[:, :1], ("a",), SCALE[:1])
+    assert list(alone.overall) == ["MAE", "RMSE"]
+    assert alone.overall["MAE"] == alone.per_class["a"]
+    assert alone.overall["RMSE"].first == pytest.approx(first.per_class["a"]["RMSE"].value)
+    nearer = np.abs(sides[0] - true)[:, 0] < np.abs(sides[1] - true)[:, 0]
+    assert alone.only_first == nearer.sum()
+
+
+@pytest.mark.parametrize("made", [labelled, measured])
+def test_a_better_one_of_another_task_is_shown_and_groups_widen(made) -> None:
+    true, *sides = made(1, 400, (1.5, 0.9))
+    rows = np.repeat(np.arange(400), 5)
+    groups = rows.astype(str)
+
+    def of(one, other, groups=None):
+        if made is labelled:
+            return comparison.compare_labels(one, other, true[rows], NAMES, [LEAST[0]] * 2, groups=groups)
+        return comparison.compare_quantities(one, other, true[rows], ("a", "b"), SCALE, groups=groups)
+
+    one, other = (side[rows] for side in sides)
+    there, back, alone = of(one, other, groups), of(other, one, groups), of(one, other)
+    for name, found in there.overall.items():
+        assert (found.shown, back.overall[name].shown) == (1, -1)
+        assert "B is better by" in found.words()
+        assert "A is better by" in back.overall[name].words()
+        assert found.low == pytest.approx(-back.overall[name].high, abs=0.02)
+        narrow = alone.overall[name]
+        assert found.high - found.low > 1.8 * (narrow.high - narrow.low)
+    assert there.p is None
+    assert alone.only_second > alone.only_first
+    assert of(one, one).p == 1.0
+    same = of(one, one)
+    assert {each.shown for each in (*same.overall.values(), *same.per_class.values())} == {0}
+    assert made is measured or all(each.low < 0 < each.high for each in same.overall.values())
+
+
+@pytest.mark.parametrize(("made", "names"), [(labelled, ["mAP", "macro F1"]), (measured, ["mean relative MAE"])])
+def test_about_five_in_a_hundred_pairs_of_equal_ones_of_another_task_look_different(made, names) -> None:
+    shown = dict.fromkeys(names, 0)
+    for seed in range(100):
+        true, *sides = made(seed, 120)
+        if made is labelled:
+            found = comparison.compare_labels(*sides, true, NAMES, [LEAST[0]] * 2)
+        else:
+            found = comparison.compare_quantities(*sides, true, ("a", "b"), SCALE)
+        for name in names:
+            shown[name] += found.overall[name].shown != 0
+    assert all(1 <= count <= 12 for count in shown.values()), shown
+
+
+def test_errors_in_words_and_at_the_gate() -> None:
+    lower = Difference(2.0, 1.5, -0.75, -0.25, 9, error=True)
+    assert lower.words() == "B is better by 0.5 [0.25, 0.75]"
+    assert Difference(1.5, 2.0, 0.25, 0.75, 9, error=True).words() == "A is better by 0.5 [0.25, 0.75]"
+    assert Difference(1.5, 1.6, -0.1, 0.3, 9, error=True).words() == "no difference shown: +0.1 [-0.1, +0.3]"
+    found = comparison.Comparison(
+        9, {"MAE": Difference(1.5, 1.6, -0.1, 0.3, 9, True)}, {"x": lower}, 1, 2, 0.5, "regression"
+    )
+    texts = "mae not worse, MAE within 7 points, MAE within 6 points, MAE better, every class better"
+    assert [verdict.passed for verdict in comparison.gate(found, texts)] == [True, True, False, False, True]
+    with pytest.raises(CallError, match="unknown score 'accuracy'"):
+        comparison.gate(found, "accuracy better")
+    assert comparison.to_dict(found)["task"] == "regression"
+    assert comparison.words(found).startswith("9 pictures; A is closer on 1, B on 2; by chance")
+
+
 # ---- words and the gate
 
 

@@ -13,13 +13,13 @@ import pytest
 import torch
 
 import opsin
-from opsin import classifier, duplicates, preprocessing, runs, splits
+from opsin import artefact, cache, classifier, duplicates, evaluation, preprocessing, runs, splits
 from opsin.app import cli
 from opsin.classifier import Classifier
 from opsin.duplicates import Pair
 from opsin.errors import CallError, DataError
 from opsin.sources import ArrayStore
-from opsin.vocabulary import Dataset, Event, finished
+from opsin.vocabulary import Dataset, Event, Prediction, finished
 from test_duplicates import LEAKS, jpeg, scene
 from tiny import digits, recipe, train, write_pngs
 
@@ -208,12 +208,27 @@ def pictures(run: runs.Run, names: tuple[str, ...], hflip: str = "no") -> Classi
     return dataclasses.replace(run.classifier, classes=names, facts=facts)
 
 
-def test_with_mirror_images_an_answer_is_the_mean_of_two(trained) -> None:
+def reference(clf: Classifier) -> classifier.Engine:
+    return lambda images: classifier.logits(clf, torch.from_numpy(images))
+
+
+def predicted(clf: Classifier, data: Dataset, *, run: classifier.Engine) -> list[Prediction]:
+    return list(classifier.predict_store(clf, data.store, [r.key for r in data.records], run=run))
+
+
+def test_with_mirror_images_an_answer_is_the_mean_of_two(trained, monkeypatch) -> None:
     data, run = trained
     clf = pictures(run, ("ant", "bee", "cow"))
     data = dataclasses.replace(data, classes=clf.classes)
-    answers, scores, tested = finished(runs.evaluating(clf, data, "all"))
-    mean, both = finished(runs.with_mirrored(clf, answers, tested))
+    decoded = []
+    build = cache.build
+    monkeypatch.setattr(cache, "build", lambda *given, **how: decoded.append(1) or build(*given, **how))
+    (answers, scores, tested), (mean, both) = finished(runs.with_mirrored(clf, data, "all"))
+    assert len(decoded) == 1
+    assert (scores, answers.keys) == (opsin.evaluate(clf, data, "all"), tuple(r.key for r in tested.records))
+    said = {p.key: p for p in predicted(clf, data, run=classifier.both_sides(reference(clf)))}
+    for key, expected in zip(mean.keys, classifier.answers(clf, mean.logits)):
+        assert said[key].probabilities == pytest.approx(expected, abs=1e-5)
     for row in (0, 17, 40):
         picture = data.store.read(tested.records[row].key)
         sides = [np.ascontiguousarray(side) for side in (picture, picture[:, ::-1])]
@@ -228,12 +243,12 @@ def test_mirror_images_that_would_be_of_another_class_are_refused_unless_trained
     data, run = trained
     for names, hflip, refused in ((("b", "d", "p"), "no", True), (("b", "d", "p"), "yes", False)):
         clf = pictures(run, names, hflip)
-        answers, _, tested = finished(runs.evaluating(clf, dataclasses.replace(data, classes=names), "all"))
+        named = dataclasses.replace(data, classes=names)
         if refused:
             with pytest.raises(CallError, match="letters"):
-                finished(runs.with_mirrored(clf, answers, tested))
+                finished(runs.with_mirrored(clf, named, "all"))
         else:
-            assert finished(runs.with_mirrored(clf, answers, tested))[1].n == 60
+            assert finished(runs.with_mirrored(clf, named, "all"))[1][1].n == 60
 
 
 def test_evaluate_tells_both_side_by_side(tmp_path, monkeypatch, capsys) -> None:
@@ -248,3 +263,30 @@ def test_evaluate_tells_both_side_by_side(tmp_path, monkeypatch, capsys) -> None
     assert cli.run(["evaluate", "last", "pics", "--tta", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["tta"]["scores"]["n"] == told["scores"]["n"] == told["tta"]["paired"]["n"]
+    both = [["predict", "last", "pics", "--out", f"{name}.csv", *more] for name, more in (("a", []), ("b", ["--tta"]))]
+    assert [cli.run(line) for line in both] == [0, 0]
+    alone, mean = ((tmp_path / name).read_text().splitlines() for name in ("a.csv", "b.csv"))
+    assert len(alone) == len(mean) == 21
+    assert alone != mean
+    assert cli.run([*both[0], "--tta"]) == 0  # other work than that of the file: not gone on with
+    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
+    facts = {"recipe": {"augment": {"hflip": "no"}}}
+    sided = dataclasses.replace(runs.load("last"), classes=("arrow left", "arrow right"), facts=facts)
+    artefact.save(sided, tmp_path / "sided")
+    assert cli.run(["predict", "sided", "pics", "--tta"]) == 2
+    assert "class 'arrow left' names a side" in capsys.readouterr().err
+
+
+def test_a_want_answers_each_part_once_and_tells_the_new_thresholds_scores(tmp_path, monkeypatch) -> None:
+    data = digits(each=60)
+    run = train(data, tmp_path / "run", epochs=8)
+    asked = []
+    logits = evaluation.logits
+    monkeypatch.setattr(
+        evaluation, "logits", lambda *given, **how: asked.append(len(given[1])) or logits(*given, **how)
+    )
+    clf, settled, (answers, scores, _) = finished(runs.settling(run.classifier, data, "one recall>=0.6"))
+    assert len(asked) == 2
+    assert answers.part == "test"
+    assert scores == opsin.evaluate(clf, data)
+    assert settled[0].price["test"]["recall"] == scores.per_class["one"]["recall"]

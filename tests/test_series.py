@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -146,6 +147,23 @@ def test_seeds_share_one_division_and_their_spread_is_told(tmp_path) -> None:
     spread = found.spread["accuracy"]
     assert (spread.mean, spread.least, spread.greatest) == (sum(values) / 2, min(values), max(values))
     assert "mean of 2 seeds accuracy" in runs.listed(tmp_path)["s"]
+
+
+def test_a_model_of_any_seed_is_evaluated_on_the_test_part_of_their_one_division(tmp_path) -> None:
+    data = digits(20)
+    found = opsin.repeat(data, recipe(epochs=1), seeds=3, network=net(data), how=HOW, out=tmp_path / "s")
+    for name, scores in found.scores.items():
+        assert opsin.evaluate(opsin.load(tmp_path / "s" / name, network=net(data)), data) == scores
+
+
+def test_last_is_a_series_too(tmp_path) -> None:
+    data = digits(20)
+    run = runs.create(data, recipe(), out=tmp_path / "runs" / "b")
+    os.utime(run / "split.csv", ns=(10**18, 10**18))
+    folder = series.begin(data, recipe(), folds=2, out=tmp_path / "runs" / "a")
+    assert runs.find("last", tmp_path / "runs") == folder
+    os.utime(folder / "series.json", ns=(10**18 - 1, 10**18 - 1))
+    assert runs.find("last", tmp_path / "runs") == run
 
 
 # ── going on ──

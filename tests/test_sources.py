@@ -279,9 +279,9 @@ def test_what_is_not_there(tmp_path) -> None:
     for source in (tmp_path / "none", str(tmp_path / "none"), "none.zip"):
         with pytest.raises(CallError, match="does not exist: expected a folder"):
             sources.read(source)
-    (tmp_path / "a.txt").write_text("words")
-    with pytest.raises(DataError, match=r"received a \.txt file"):
-        sources.read(tmp_path / "a.txt")
+    (tmp_path / "a.rtf").write_text("words")
+    with pytest.raises(DataError, match=r"received a \.rtf file"):
+        sources.read(tmp_path / "a.rtf")
 
 
 def test_a_path_goes_before_a_name(tmp_path, monkeypatch) -> None:

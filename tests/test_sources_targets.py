@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
-from made import codes, folder
-from opsin import sources
+from made import codes, folder, picture
+from opsin import checks, sources
 from opsin.errors import CallError, DataError
 
 NAMES = [f"{number}.jpg" for number in range(6)]
@@ -113,7 +114,81 @@ def test_what_is_refused(tmp_path, said, error, match) -> None:
 def test_a_task_needs_a_table(tmp_path) -> None:
     folder(tmp_path / "set", ["a/1.jpg", "b/1.jpg"])
     with pytest.raises(CallError, match=r"\.csv"):
-        sources.read(tmp_path / "set", task="multi-label")
+        sources.read(tmp_path / "set", task="regression")
+    with pytest.raises(CallError, match=r"\.csv"):
+        sources.read(tmp_path / "set", target="tags", task="multi-label")
+
+
+# ── what stands between labels ──
+
+
+@pytest.mark.parametrize(
+    ("rows", "parted"),
+    [
+        (["polar bear;cat", "cat", "", "|", "polar bear", "cat|polar bear"], "bars or semicolons"),
+        (['"polar bear, cat"', "cat", "", "|", "polar bear", '"cat,polar bear"'], "commas"),
+        (["polar_bear cat", "cat", "", "|", "polar_bear", "cat  polar_bear"], "spaces"),
+    ],
+)
+def test_the_strongest_mark_in_a_column_parts_it(tmp_path, rows: list[str], parted: str) -> None:
+    data = sources.read(table(tmp_path, "file,tags", *rows), task="multi-label")
+    assert [name.replace("_", " ") for name in data.classes] == ["cat", "polar bear"]
+    assert [record.targets for record in data.records] == [(1, 1), (1, 0), (0, 0), (0, 1), (1, 1)]
+    assert data.notes[0].endswith(f"labels from 'tags', parted by {parted}")
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("ending", [".txt", ".csv", ".tsv"])
+@pytest.mark.parametrize("between", ["\t", ",", ";", " "])
+@pytest.mark.parametrize("labels", [["cat;dog", "dog"], ["cat|dog", "dog"], ['"cat,dog"', "dog"], ["cat dog", "dog"]])
+def test_a_list_without_a_line_of_names(tmp_path, labels, between: str, ending: str, end: str) -> None:
+    folder(tmp_path, NAMES[:2])
+    path = tmp_path / f"list{ending}"
+    path.write_bytes("".join(f"{name}{between}{value}{end}" for name, value in zip(NAMES, labels)).encode())
+    data = sources.read(path, task="multi-label")
+    assert (data.classes, [record.targets for record in data.records]) == (("cat", "dog"), [(1, 1), (0, 1)])
+
+
+def test_a_list_of_paths_and_classes_and_one_of_paths_alone(tmp_path) -> None:
+    folder(tmp_path, NAMES[:3])
+    path = tmp_path / "list.txt"
+    path.write_text("0.jpg polar bear\n1.jpg cat\n2.jpg cat\n")
+    assert sources.read(path).classes == ("cat", "polar bear")  # one class a picture: nothing is parted
+    path.write_text("0.jpg\n2.jpg\n")
+    assert list(sources.gather([path], whole=False).places) == ["0.jpg", "2.jpg"]
+
+
+# ── folders ──
+
+
+def copied(root: Path) -> Path:
+    """Three pictures of which one lies in both class folders, and one that is only called alike."""
+    for name, content in (("cat/1", "one"), ("dog/one", "one"), ("dog/2", "two"), ("cat/3", "three"), ("dog/3", "x")):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / f"{name}.jpg").write_bytes(picture(content))
+    return root
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_picture_in_two_class_folders_has_both_labels(tmp_path, packed: bool) -> None:
+    root = copied(tmp_path / "set")
+    data = sources.read(Path(shutil.make_archive(str(root), "zip", root)) if packed else root, task="multi-label")
+    assert (data.task, data.classes) == ("multi-label", ("cat", "dog"))
+    found = {record.key: record.targets for record in data.records}
+    assert found == {"cat/1.jpg": (1, 1), "cat/3.jpg": (1, 0), "dog/2.jpg": (0, 1), "dog/3.jpg": (0, 1)}
+    assert {record.target for record in data.records} == {None}
+    assert codes(data) == {"dog/one.jpg": "same-picture"}
+    assert data.notes[-1].startswith("1 of 4 pictures lie in several folders")
+    assert sources.read(root).task == "single-label"
+    assert sources.read(root).fingerprint != data.fingerprint == sources.read(root, task="multi-label").fingerprint
+
+
+def test_equal_files_in_two_splits_stay_two_records(tmp_path) -> None:
+    copied(tmp_path / "set" / "train")
+    copied(tmp_path / "set" / "test")
+    data = sources.read(tmp_path / "set", task="multi-label")
+    assert [record.split for record in data.records if record.key.endswith("cat/1.jpg")] == ["test", "train"]
+    assert len(checks.leaks(checks.quick(data))) == 4
 
 
 def test_contradicting_rows_and_the_fingerprint(tmp_path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
 
@@ -135,6 +136,62 @@ def test_the_report_tells_what_fits_the_task(several: runs.Run, measured: runs.R
     assert "MAE" in card
 
 
+def test_a_recall_that_is_wanted_of_a_label(several: runs.Run, table: Path, tmp_path) -> None:
+    data, wanted = labels(table), "spot recall>=0.85; top precision>=0.8"
+    clf, settled, (_, scores, _) = finished(runs.settling(several.classifier, data, wanted))
+    assert clf.thresholds["left"] == several.classifier.thresholds["left"]
+    val, _, _ = finished(runs.evaluating(clf, data, "val"))
+    shares, true = classifier.answers(clf, val.logits)[:, 2], val.targets[:, 2]
+    assert np.isnan(true).any()
+    found = (shares[true == 1] >= clf.thresholds["spot"]).sum()
+    assert found >= 0.85 * ((true == 1).sum() + 1)
+    higher = np.nextafter(clf.thresholds["spot"], 1)  # the highest that finds so many
+    assert (shares[true == 1] >= higher).sum() < 0.85 * ((true == 1).sum() + 1)
+    assert [one.want.cls for one in settled] == ["spot", "top"]
+    for one in settled:
+        for rate in ("recall", "precision"):
+            assert one.price["test"][rate] == scores.per_class[one.want.cls][rate]
+    run = train(data, tmp_path / "run", want="spot recall>=0.5")
+    assert [one["want"] for one in run.classifier.facts["wants"]] == ["spot recall>=0.5"]
+    assert "What was asked of it" in (run.folder / "report.html").read_text()
+
+
+def test_mirror_images_of_labels_and_never_of_quantities(several, measured, table: Path) -> None:
+    clf = several.classifier
+    with pytest.raises(CallError, match="'left' names a side"):
+        finished(runs.with_mirrored(clf, labels(table)))
+    facts = {**clf.facts, "recipe": {**clf.facts["recipe"], "augment": {"hflip": "yes"}}}
+    mirroring = dataclasses.replace(clf, facts=facts)
+    (_, scores, _), (_, both) = finished(runs.with_mirrored(mirroring, labels(table)))
+    assert (scores, both.n) == (several.scores["test"], scores.n)
+    assert both.overall["mAP"] != scores.overall["mAP"]
+    with pytest.raises(CallError, match="quantities, which may change in a mirror"):
+        runs.refuse_mirrors(measured.classifier)
+
+
+def test_slices_are_of_what_is_right_or_off_by_less_than_usual(several, measured, table: Path) -> None:
+    for run, data in ((several, labels(table)), (measured, levels(table))):
+        answers, scores, tested = finished(runs.evaluating(run.classifier, data, "all"))
+        contents = reports.of_classifier(run.classifier, answers, tested)
+        assert {one["column"] for one in contents["slices"]} == {"brightness (0 black, 255 white)"}  # all of one size
+        share = contents["slices"][0]
+        both = [share[side]["value"] * share[side]["n"] for side in ("accuracy", "others")]
+        expected = scores.overall["exact match"].value if run is several else 0.5
+        assert sum(both) / len(tested) == pytest.approx(expected)
+
+
+def test_runs_are_listed_by_what_fits_their_task(several: runs.Run, measured: runs.Run) -> None:
+    told = runs.listed(several.folder.parent) | runs.listed(measured.folder.parent)
+    assert f"test mAP {several.scores['test'].overall['mAP'].value:.4f}" in told["several"]
+    assert f"test MAE {measured.scores['test'].overall['MAE'].value:.4f}" in told["measured"]
+    rows = [{"name": name, "data": "", "recipe": "", "test": {"MAE": mae}} for name, mae in (("a", 2.0), ("b", 1.0))]
+    assert [row["name"] for row in runs.chosen([*rows, {**rows[0], "name": "c", "test": {}}], by="mae")] == [
+        "b",
+        "a",
+        "c",
+    ]
+
+
 def test_an_older_opsin_would_refuse_the_model(measured: runs.Run) -> None:
     described = json.loads((measured.folder / "model" / "opsin.json").read_text())
     assert described["format"] == artefact.OTHER_TASKS != artefact.FORMAT
@@ -186,11 +243,11 @@ def test_every_label_and_every_tenth_is_in_every_split(table: Path) -> None:
     assert abs(np.mean([r.targets[0] for r in data.test.records]) - 50) < 6  # drawn without strata its error is 5
 
 
-def test_what_does_not_know_a_task_says_so(several: runs.Run, table: Path, tmp_path) -> None:
+def test_what_does_not_know_a_task_says_so(several: runs.Run, measured: runs.Run, table: Path, tmp_path) -> None:
     data = labels(table)
     for call in (
         lambda: exporting.quantise(several.classifier, tmp_path / "a.onnx", data, data),
-        lambda: finished(comparison.comparing(several.classifier, several.classifier, data)),
+        lambda: finished(comparison.comparing(measured.classifier, several.classifier, data)),
         lambda: checks.apply(data, {}, tmp_path / "fixed.csv"),
     ):
         with pytest.raises(CallError, match="multi-label"):
@@ -252,6 +309,10 @@ def test_the_command_line(table: Path, tmp_path, capsys) -> None:
     assert cli(["evaluate", str(out), str(table), "--json"]) == 0
     again = json.loads(capsys.readouterr().out)
     assert again["scores"] == told["scores"]["test"]
+    assert cli(["compare", str(out), str(out), str(table), "--gate", "MAE within 1 points, class level not worse"]) == 0
+    told = capsys.readouterr().out
+    assert "A is closer on 0, B on 0" in told
+    assert "MAE of level" in told
     assert cli(["predict", str(out), str(table.parent / "000.png")]) == 0
     assert "level" in capsys.readouterr().out
     assert cli(["train", str(table), "--task", "multi-label", "--set", "loss=mse", "--out", str(tmp_path / "no")]) == 2
@@ -278,12 +339,78 @@ def test_heads_are_fitted_on_imagenets_features(table: Path, tmp_path, read) -> 
         assert found.overall["MAE"].value < 0.8 * found.overall["always the mean"].value
 
 
-@pytest.mark.parametrize("how", [{"folds": 2}, {"seeds": 2}])
-def test_a_series_of_another_task_is_refused_by_name(table: Path, tmp_path, how: dict[str, int]) -> None:
-    call = opsin.cross_validate if "folds" in how else opsin.repeat
+@pytest.mark.parametrize(
+    ("columns", "different"), [("top,left,spot", "different labels"), ("level", "different values")]
+)
+def test_check_looks_for_all_but_what_needs_one_class_and_says_so(
+    tmp_path, columns: str, different: str, capsys
+) -> None:
+    table = write(tmp_path / "set", n=60, unknown=0.0)
+    lines = table.read_text().splitlines()
+    for copy, of in (("copy.png", 1), ("other.png", 1), ("unknown.png", 3)):
+        (table.parent / copy).write_bytes((table.parent / lines[of].split(",")[0]).read_bytes())
+    same = lines[1].split(",", 1)[1]
+    turned = ",".join(str(1 - int(value)) for value in same.split(",")[:3]) + ",999"
+    (table.parent / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(table.parent / "black.png")
+    more = [f"copy.png,{same}", f"other.png,{turned}", "unknown.png,,,1,", f"broken.png,{same}", f"black.png,{same}"]
+    table.write_text("\n".join(lines + more) + "\n")
+    page = tmp_path / "check.html"
+    assert cli(["check", str(table), "--target", columns, "--page", str(page), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    found = {one["kind"]: one for one in told["findings"]}
+    assert {"unreadable", "copies", "contradictions", "odd", "labels"} <= found.keys()
+    assert any("broken.png" in one["records"] for one in told["findings"] if one["kind"] == "unreadable")
+    assert "black.png" in found["odd"]["records"]
+    assert {"copy.png", "other.png"} < set(found["copies"]["records"])
+    assert different in found["contradictions"]["text"]
+    assert "unknown.png" not in found["contradictions"]["records"]
+    assert found["labels"]["text"].startswith("not looked for: suspect labels and shortcuts")
+    assert "shortcuts" not in found
+    text = page.read_text()
+    assert "<select" not in text
+    assert ("no label" in text or "top" in text) if "top" in columns else "level 999" in text
+    assert cli(["check", str(table), "--target", columns, "--labels"]) == 2
+    report = checks.check(opsin.read(table, target=columns), only=("odd",))
+    assert {one.kind for one in report.findings} == {"odd"}
+
+
+@pytest.mark.parametrize("read", [labels, levels])
+def test_folds_of_another_task_are_pooled_and_seeds_have_a_spread(table: Path, tmp_path, read) -> None:
+    data = read(table)
+    chosen = opsin.preset("textbook", task=data.task).set(size=8, epochs=2, batch=16, hflip="no", vflip="no", rotate=0)
+    torch.manual_seed(0)
+    how = {"network": Net(len(data.classes)), "how": HOW}
+    folded = opsin.cross_validate(data, chosen, folds=2, out=tmp_path / "f", **how)
+    assert folded.pooled.n == len(data) == sum(scores.n for scores in folded.scores.values())
+    for name in ("exact match",) if data.task == "multi-label" else ("MAE",):
+        sums = sum(each.overall[name].value * each.n for each in folded.scores.values())
+        assert folded.pooled.overall[name].value == pytest.approx(sums / len(data))
+    first = folded.shown[0]
+    assert first == ("mAP" if data.task == "multi-label" else "MAE")
+    worst = folded.scores[folded.worst].overall[first].value
+    assert worst == (min if first == "mAP" else max)(each.overall[first].value for each in folded.scores.values())
+    seeded = opsin.repeat(data, chosen, seeds=2, out=tmp_path / "s", **how)
+    assert seeded.spread[first].least < seeded.spread[first].greatest
+    for name, scores in seeded.scores.items():
+        assert opsin.evaluate(opsin.load(tmp_path / "s" / name, network=how["network"]), data) == scores
+    assert f"mean of 2 seeds {first}" in runs.listed(tmp_path)["s"]
+
+
+def test_labels_are_alike_in_every_fold(table: Path) -> None:
+    data = labels(table)
+    places = splits.folds(data, 4)
+    for label, count in data.counts().items():
+        column = data.classes.index(label)
+        for fold in range(4):
+            there = sum(r.targets[column] == 1 for r in data.records if places[r.key] == fold)
+            assert there == pytest.approx(count / 4, abs=3)
+
+
+def test_wants_of_another_task_are_refused_by_name(table: Path, tmp_path) -> None:
     chosen = opsin.preset("textbook", task="multi-label")
-    with pytest.raises(CallError, match="a series of runs does not know multi-label"):
-        call(labels(table), chosen, out=tmp_path / "series", **how)
-    with pytest.raises(CallError, match="--want does not know multi-label"):
+    with pytest.raises(CallError, match="recalls and precisions"):
         runs.create(labels(table), chosen.set(want="accuracy>=0.5"), out=tmp_path / "run")
+    with pytest.raises(CallError, match=r"'level recall>=0\.5' of regression"):
+        runs.create(levels(table), chosen.set(want="level recall>=0.5"), out=tmp_path / "run")
     assert not list(tmp_path.glob("*/data.json"))

@@ -21,7 +21,7 @@ from . import classifier, errors, metrics
 from .classifier import Classifier
 from .metrics import Groups
 from .metrics import probabilities as rules
-from .vocabulary import UNSURE, Score
+from .vocabulary import UNSURE, Score, Task
 
 COLDEST, HOTTEST = 0.05, 20.0
 FOLDS = 5
@@ -197,13 +197,17 @@ def want(text: str, classes: Sequence[str]) -> Want:
     return Want(found["cls"] or "", found["rate"] or "accuracy", least)  # type: ignore[arg-type]
 
 
-def wants(text: str, classes: Sequence[str]) -> tuple[Want, ...]:
+def wants(text: str, classes: Sequence[str], task: Task = "single-label") -> tuple[Want, ...]:
     """Several of them, with semicolons between; the classes' first, because an accuracy is of what these leave.
 
     Raises:
-        CallError: as `want` does, and where a class or an accuracy is wanted twice.
+        CallError: as `want` does, where a class or an accuracy is wanted twice, and for a task that has no such thing.
     """
     found = [want(part, classes) for part in text.split(";") if part.strip()]
+    if found and (task == "regression" or (task == "multi-label" and not all(one.cls for one in found))):
+        raise errors.CallError(
+            "want", expected="recalls and precisions of classes or labels", received=f"{text!r} of {task}"
+        )
     if len({one.cls for one in found}) < len(found):
         raise errors.CallError("want", expected="one threshold for each class", received=repr(text))
     return tuple(sorted(found, key=lambda one: not one.cls))
@@ -251,13 +255,15 @@ def with_thresholds(
     validation does, only nearly: the price on the test is what to believe.
 
     Args:
-        logits, targets: float `(N, K)`, int `(N,)`, of the calibration part.
+        logits, targets: float `(N, K)`, int `(N,)`, of the calibration part; of several labels targets `(N, K)`, NaN
+            where unknown. Labels of which nothing is wanted keep their thresholds.
 
     Raises:
         DataError: when a want cannot be met, or there are too few records to know. It says what could be promised.
     """
-    shares = classifier.probabilities(clf, np.asarray(logits, np.float64))
-    new = dataclasses.replace(clf, thresholds={}, unsure_below=0.0)
+    shares = classifier.answers(clf, np.asarray(logits, np.float64))
+    kept = clf.thresholds if clf.task == "multi-label" else {}
+    new = dataclasses.replace(clf, thresholds=kept, unsure_below=0.0)
     for one in wanted:
         if one.cls:
             least = threshold(shares, targets, clf.classes, one)
@@ -283,7 +289,7 @@ def priced(
     groups: Groups | None = None,
 ) -> tuple[Threshold, ...]:
     """The thresholds with what the classifier's answers come to on another part, by its name."""
-    return _priced(clf, found, part, classifier.probabilities(clf, np.asarray(logits, np.float64)), targets, groups)
+    return _priced(clf, found, part, classifier.answers(clf, np.asarray(logits, np.float64)), targets, groups)
 
 
 def threshold(shares: np.ndarray, targets: np.ndarray, classes: Sequence[str], wanted: Want) -> float:
@@ -296,12 +302,20 @@ def threshold(shares: np.ndarray, targets: np.ndarray, classes: Sequence[str], w
         DataError: as there.
     """
     index = list(classes).index(wanted.cls)
-    scores, positive = np.asarray(shares)[:, index], np.asarray(targets) == index
+    positive, known = _one_class(np.asarray(targets), index)
+    scores, positive = np.asarray(shares)[known, index], positive[known]
     steps = np.unique(scores)  # rising; named from a step on
     hits = positive.sum() - np.searchsorted(np.sort(scores[positive]), steps)
     named = len(scores) - np.searchsorted(np.sort(scores), steps)
     of = np.full_like(named, positive.sum()) if wanted.rate == "recall" else named
     return float(steps[_chosen(wanted, hits, of, last=wanted.rate == "recall")])
+
+
+def _one_class(targets: np.ndarray, index: int) -> tuple[np.ndarray, np.ndarray]:
+    """bool `(N,)` each: which records are of a class, or have a label, and of which that is known."""
+    if targets.ndim == 1:
+        return targets == index, np.ones(len(targets), bool)
+    return targets[:, index] == 1, ~np.isnan(targets[:, index])
 
 
 def _least_sure(clf: Classifier, shares: np.ndarray, targets: np.ndarray, wanted: Want) -> float:
@@ -341,7 +355,8 @@ def _priced(
     targets: np.ndarray,
     groups: Groups | None,
 ) -> tuple[Threshold, ...]:
-    said = classifier.named(clf, shares)
+    several = clf.task == "multi-label"
+    said = np.empty(0, np.int64) if several else classifier.named(clf, shares)
 
     def share(hit: np.ndarray, of: np.ndarray) -> Score:
         own = None if groups is None else [group for group, one in zip(groups, of) if one]
@@ -354,8 +369,9 @@ def _priced(
                 "coverage": share(said != UNSURE, np.ones(len(said), bool)),
             }
         index = clf.classes.index(cls)
-        named, are = said == index, targets == index
-        return {"recall": share(named, are), "precision": share(are, named), "false alarms": share(named, ~are)}
+        are, known = _one_class(targets, index)
+        named = known & (shares[:, index] >= clf.thresholds[cls] if several else said == index)
+        return {"recall": share(named, are), "precision": share(are, named), "false alarms": share(named, known & ~are)}
 
     return tuple(dataclasses.replace(one, price={**one.price, part: price(one.want.cls)}) for one in found)
 

@@ -6,6 +6,7 @@ second minus first; a difference is *shown* when its 95 % interval leaves 0 out.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -16,21 +17,25 @@ import numpy as np
 
 from . import cache, classifier, errors, evaluation
 from .classifier import Classifier
-from .metrics import intervals, rates
-from .metrics.given import Floats, Groups, Ints, units
+from .metrics import intervals, labels, quantities, rates
+from .metrics.given import Bools, Floats, Groups, Ints, units
 from .runs import scoring
-from .vocabulary import UNSURE, Dataset, Event, refuse_other_tasks
+from .vocabulary import UNSURE, Dataset, Event, Scale, Task
+
+Sides = Sequence[Floats] | Floats  # of the first and of the second
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """What two classifiers reach, 0…1, and the 95 % interval of second minus first."""
+    """What two classifiers reach, and the 95 % interval of second minus first: shares, or errors, of which less is
+    better, in the unit of a quantity."""
 
     first: float
     second: float
     low: float
     high: float
     n: int
+    error: bool = False
 
     @property
     def value(self) -> float:
@@ -39,20 +44,31 @@ class Difference:
     @property
     def shown(self) -> int:
         """1 where the second is shown to be better, -1 where it is shown to be worse, 0 where neither is."""
-        return int(self.low > 0) - int(self.high < 0)
+        return (int(self.low > 0) - int(self.high < 0)) * (-1 if self.error else 1)
 
     def words(self, first: str = "A", second: str = "B") -> str:
-        """The difference in plain words, in points of a hundred.
+        """The difference in plain words, in points of a hundred; of errors in their unit.
 
         >>> Difference(0.90, 0.921, 0.005, 0.037, 1000).words()
         'B is better by 2.1 points [0.5, 3.7]'
         """
+        each = (self.value, self.low, self.high)
         if not self.shown:
-            return (
-                f"no difference shown: {100 * self.value:+.1f} points [{100 * self.low:+.1f}, {100 * self.high:+.1f}]"
-            )
-        better, low, high = (second, self.low, self.high) if self.shown > 0 else (first, -self.high, -self.low)
-        return f"{better} is better by {100 * abs(self.value):.1f} points [{100 * low:.1f}, {100 * high:.1f}]"
+            value, low, high = (f"{one:+.4g}" if self.error else f"{100 * one:+.1f}" for one in each)
+            return f"no difference shown: {value}{self._unit} [{low}, {high}]"
+        least, most = sorted(map(abs, each[1:]))
+        value, low, high = (
+            f"{one:.4g}" if self.error else f"{100 * one:.1f}" for one in (abs(self.value), least, most)
+        )
+        return f"{second if self.shown > 0 else first} is better by {value}{self._unit} [{low}, {high}]"
+
+    def sides(self) -> tuple[str, str]:
+        """What each reaches, as text."""
+        return tuple(f"{one:.4g}" if self.error else f"{one:.3f}" for one in (self.first, self.second))  # type: ignore[return-value]
+
+    @property
+    def _unit(self) -> str:
+        return "" if self.error else " points"
 
 
 @dataclass(frozen=True)
@@ -61,9 +77,11 @@ class Comparison:
 
     Attributes:
         n: records that both answered.
-        overall: accuracy, macro F1.
-        per_class: F1 of each class that was tested.
-        only_first, only_second: records that one alone has right.
+        overall: accuracy, macro F1; of several labels mAP, macro AUROC, micro and macro F1; of quantities MAE and RMSE,
+            or of more than one their mean relative MAE.
+        per_class: F1 of each class or label that was tested; MAE of each quantity.
+        only_first, only_second: records that one alone has right, with all known labels; of quantities, on which one
+            is closer.
         p: McNemar's mid-p that chance alone parts those two so far; None with groups, whose records are no tosses.
     """
 
@@ -73,6 +91,7 @@ class Comparison:
     only_first: int
     only_second: int
     p: float | None
+    task: Task = "single-label"
 
 
 def compare(
@@ -88,19 +107,91 @@ def compare(
         rates.confusion(targets, np.where(said == UNSURE, 0, said), k - 1)  # refuses what is wrong
     first, second = (np.where(said == UNSURE, k - 1, said) for said in (first, second))
     of = units(groups, len(targets))
-    right = np.stack([first == targets, second == targets])
-    alone = int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
+    only_first, only_second, p = _apart(first == targets, second == targets, of)
     tested = np.unique(targets).tolist()
     accuracy, macro, *each = _resampled(first, second, targets, k, of)
     if of is None:
-        accuracy = Difference(accuracy.first, accuracy.second, *paired_shares(*alone, len(targets)), accuracy.n)
-    return Comparison(
-        len(targets),
-        {"accuracy": accuracy, "macro F1": macro},
-        {classes[c]: difference for c, difference in zip(tested, each)},
-        *alone,
-        mcnemar(*alone) if of is None else None,
-    )
+        bounds = paired_shares(only_first, only_second, len(targets))
+        accuracy = Difference(accuracy.first, accuracy.second, *bounds, accuracy.n)
+    overall, per_class = {"accuracy": accuracy, "macro F1": macro}, dict(zip((classes[c] for c in tested), each))
+    return Comparison(len(targets), overall, per_class, only_first, only_second, p)
+
+
+def compare_labels(
+    first: Floats,
+    second: Floats,
+    targets: Floats,
+    names: Sequence[str],
+    thresholds: Sequence[Sequence[float]],
+    *,
+    groups: Groups | None = None,
+) -> Comparison:
+    """Compare two classifiers' probabilities of several labels, (N, K) each, against targets (N, K), NaN where unknown.
+
+    Labels are named from thresholds on, (K,) of each classifier. The intervals of mAP and macro AUROC are of what each
+    record adds to both (DeLong's, paired); those of F1 percentiles of the paired bootstrap. Raises DataError.
+    """
+    (one, true), (other, _) = (labels.checked(each, targets, names) for each in (first, second))
+    of, known, positive = units(groups, len(true)), ~np.isnan(true), true == 1
+    said = [rows >= np.asarray(least) for rows, least in zip((one, other), thresholds)]
+    right = [((each == positive) | ~known).all(1) & known.any(1) for each in said]
+    tested = np.flatnonzero(positive.any(0))
+    cells = [labels.counted(each & known, positive, known, of)[:, tested] for each in said]
+    drawn = [np.concatenate([labels.each_f1(sums) for sums in labels.resampled(each)]) for each in cells]
+    n = np.array([len(true), len(true), *positive[:, tested].sum(0)])
+    rests = n if of is None else [of.max() + 1] * 2 + [len(np.unique(of[positive[:, c]])) for c in tested]
+    found = _percentiles([labels.each_f1(each.sum(0)[None])[0] for each in cells], drawn, n)
+    micro, macro, *each = (_opened(score, many) for score, many in zip(found, rests))
+    ranked = {
+        name: _opened(Difference(a, b, b - a - half, b - a + half, len(true)), worth)
+        for name, (a, b, half, worth) in labels.paired_rankings(one, other, true, of).items()
+    }
+    overall = {"mAP": ranked["average precision"], "macro AUROC": ranked["AUROC"]} if ranked else {}
+    overall |= {"micro F1": micro, "macro F1": macro}
+    per_class = dict(zip((names[c] for c in tested.tolist()), each))
+    return Comparison(len(true), overall, per_class, *_apart(right[0], right[1], of), "multi-label")
+
+
+def compare_quantities(
+    first: Floats,
+    second: Floats,
+    targets: Floats,
+    names: Sequence[str],
+    scale: Scale,
+    *,
+    groups: Groups | None = None,
+) -> Comparison:
+    """Compare two classifiers' quantities, (N, K) each, against targets (N, K), NaN where unknown.
+
+    Intervals are percentiles of the paired bootstrap. Closer is who is nearer, of several quantities on average over
+    those known, each by its deviation in `scale`. Raises DataError.
+    """
+    means, deviations = np.array(scale).T
+    (one, true, tested), (other, _, _) = (quantities.checked(each, targets, names, means) for each in (first, second))
+    of = units(groups, len(true))
+    own = np.arange(len(true)) if of is None else of
+    sums = [quantities.sums_of(each[:, tested], true[:, tested], means[tested], own) for each in (one, other)]
+    drawn = [_errors(np.concatenate([*quantities.resampled(each)])) for each in sums]
+    known = ~np.isnan(true)
+    n = np.array([len(true), *known[:, tested].sum(0)[[0, *range(len(tested))]]])
+    found = _percentiles([_errors(each.sum(0)[None])[0] for each in sums], drawn, n, error=True)
+    relative, rmse, *each = found
+    overall = {"MAE": each[0], "RMSE": rmse} if len(names) == 1 else {"mean relative MAE": relative}
+    per_class = dict(zip((names[c] for c in tested), each))
+    off, further = (np.where(known, np.abs(rows - true) / deviations, 0).sum(1) for rows in (one, other))
+    return Comparison(len(true), overall, per_class, *_apart(off < further, further < off, of), "regression")
+
+
+def _errors(sums: Floats) -> Floats:
+    """Sums (B, K, 6) → mean relative MAE, RMSE of the first quantity, MAE of each: (B, 2 + K)."""
+    measures = quantities.MEASURES
+    return np.column_stack([quantities.relative_error(sums), measures["RMSE"](sums)[:, 0], measures["MAE"](sums)])
+
+
+def _apart(first: Bools, second: Bools, of: Ints | None) -> tuple[int, int, float | None]:
+    """How many records are one's alone, each, and McNemar's p."""
+    alone = int((first & ~second).sum()), int((second & ~first).sum())
+    return *alone, mcnemar(*alone) if of is None else None
 
 
 def mcnemar(first: int, second: int) -> float:
@@ -135,23 +226,26 @@ def _resampled(first: Ints, second: Ints, targets: Ints, k: int, of: Ints | None
     both = rates.cells(targets, first * k + second, k * k, of)
     tested, records = np.unique(targets, return_counts=True)
     statistics = _statistics(both, k, tested)
-    value = statistics(both.counts[None])[0]
-    drawn = [statistics(counts) for counts in both.resampled(intervals.DRAWS)]
-    gaps = np.concatenate([rows[:, 1] - rows[:, 0] for rows in drawn])
-    low, high = np.nanquantile(gaps, [0.025, 0.975], axis=0)
+    drawn = np.concatenate([statistics(counts) for counts in both.resampled(intervals.DRAWS)])
     n = np.array([len(targets), len(targets), *records])
     worth = n if of is None else np.array([of.max() + 1] * 2 + [len(np.unique(of[targets == c])) for c in tested])
-    opened = [_opened(*bounds) for bounds in zip(low.tolist(), high.tolist(), worth.tolist())]
-    sides = value.T.tolist()
-    return [Difference(a, b, *bounds, count) for (a, b), bounds, count in zip(sides, opened, n.tolist())]
+    found = _percentiles(statistics(both.counts[None])[0], np.moveaxis(drawn, 1, 0), n)
+    return [_opened(one, units) for one, units in zip(found, worth.tolist())]
 
 
-def _opened(low: float, high: float, n: int) -> tuple[float, float]:
+def _percentiles(values: Sides, drawn: Sides, n: Ints, *, error: bool = False) -> list[Difference]:
+    """Differences of two sides' scores (M,) from those of the same resamples, (B, M) each, NaN where there is none."""
+    low, high = np.nanquantile(drawn[1] - drawn[0], [0.025, 0.975], axis=0).tolist()
+    sides = zip(values[0].tolist(), values[1].tolist(), low, high, n.tolist())
+    return [Difference(*side, error) for side in sides]
+
+
+def _opened(found: Difference, n: float) -> Difference:
     """Resamples that all agree are not certain: two that never part on n records may part on the next."""
-    if high - low > 1e-12:
-        return low, high
+    if found.high - found.low > 1e-12:
+        return found
     half = intervals.Z * math.sqrt(2) / (n + 2)  # `paired_shares` of (0, 0, n)
-    return low - half, high + half
+    return dataclasses.replace(found, low=found.low - half, high=found.high + half)
 
 
 def _statistics(both: rates.Cells, k: int, tested: Ints) -> Callable[[Ints], Floats]:
@@ -189,8 +283,8 @@ class Verdict:
 
 
 _CONDITION = re.compile(
-    r"^(?P<what>accuracy|macro[ -]f1|every class|class (?P<cls>.+?))\s+"
-    r"(?P<how>not worse|better|within (?P<points>[0-9.]+) points?)$",
+    r"^(?P<what>accuracy|m[ai]cro[ -]f1|map|macro[ -]auroc|mae|rmse|mean[ -]relative[ -]mae|every class"
+    r"|class (?P<cls>.+?))\s+(?P<how>not worse|better|within (?P<points>[0-9.]+) points?)$",
     re.IGNORECASE,
 )
 
@@ -199,9 +293,10 @@ def gate(found: Comparison, text: str) -> tuple[Verdict, ...]:
     """Whether the second classifier may replace the first.
 
     Args:
-        text: conditions, with commas between them: `accuracy`, `macro-f1`, `every class` or `class NAME` (their F1),
-            then `not worse` (no loss is shown), `within N points` (what was measured is at most so much lower) or
-            `better` (a gain is shown).
+        text: conditions, with commas between them: a name of `Comparison.overall` such as `accuracy`, `macro-f1`,
+            `mAP`, `MAE`, or `every class` or `class NAME` (their F1; of a label or quantity too), then `not worse` (no
+            loss is shown), `within N points` (what was measured is at most so much lower; of errors, N % of the
+            first's higher) or `better` (a gain is shown).
 
     Raises:
         CallError: for any other condition, and a class that was not tested.
@@ -215,7 +310,8 @@ def conditions(text: str) -> list[re.Match[str]]:
     if None in read:
         raise errors.CallError(
             "gate",
-            expected="'accuracy|macro-f1|every class|class NAME not worse|better|within N points', commas between",
+            expected="'accuracy|macro-f1|mAP|MAE|every class|class NAME not worse|better|within N points', or several "
+            "with commas between",
             received=repr(text),
         )
     return [match for match in read if match]
@@ -239,11 +335,15 @@ def _meant(found: Comparison, read: re.Match[str]) -> Iterator[tuple[str, Differ
             raise errors.unknown("class", read["cls"], found.per_class)
         yield read["cls"], found.per_class[read["cls"]]
     else:
-        name = {"accuracy": "accuracy", "macro f1": "macro F1"}[what]
-        yield name, found.overall[name]
+        named = {name.lower(): (name, one) for name, one in found.overall.items()}
+        if what not in named:
+            raise errors.unknown("score", read["what"], found.overall)
+        yield named[what]
 
 
 def _holds(difference: Difference, how: str, points: str | None) -> bool:
+    if points is not None and difference.error:
+        return difference.value <= float(points) / 100 * difference.first + 1e-12
     if points is not None:
         return difference.value >= -float(points) / 100 - 1e-12
     return difference.shown > 0 if how == "better" else difference.shown >= 0
@@ -262,23 +362,50 @@ def comparing(
 
     Raises:
         DataError: when the classes differ, when no picture is left, and as `evaluate` says.
-        CallError: when `part` has no records.
+        CallError: when `part` has no records, and for models of different tasks.
     """
-    for clf in (first, second):
-        refuse_other_tasks(clf.task, "compare")
+    if first.task != second.task:
+        raise errors.CallError("two models", expected=f"both for {first.task}", received=f"one for {second.task}")
     classifier.checked_classes(first.classes, second.classes)
     classifier.checked_classes(second.classes, first.classes)
     chosen = _common(scoring.part_of(first, data, part)[1], scoring.part_of(second, data, part)[1])
     work = cache.build(chosen, [first.preprocessing, second.preprocessing])
     chosen, caches = yield from scoring.told(work, "decoding", len(chosen))
-    answers: list[Ints] = []
-    for clf, pixels in zip((first, second), caches):
-        found = yield from scoring.told(evaluation.logits(clf, pixels), "scoring", len(chosen))
-        place = np.array([first.classes.index(name) for name in clf.classes])
-        said = classifier.named(clf, classifier.probabilities(clf, found))
-        answers.append(np.where(said == UNSURE, UNSURE, place[said]))
-    expected = evaluation.targets(first, chosen)
-    return compare(answers[0], answers[1], expected, first.classes, groups=evaluation.groups(chosen))
+    one = yield from scoring.told(evaluation.logits(first, caches[0]), "scoring", len(chosen))
+    other = yield from scoring.told(evaluation.logits(second, caches[1]), "scoring", len(chosen))
+    groups = evaluation.groups(chosen)
+    return of_logits((first, second), (one, other), evaluation.targets(first, chosen), groups=groups)
+
+
+def of_logits(
+    models: tuple[Classifier, Classifier],
+    logits: tuple[np.ndarray, np.ndarray],
+    targets: np.ndarray,
+    *,
+    groups: Groups | None = None,
+) -> Comparison:
+    """Compare what two classifiers say by their logits, (N, K) each, against targets as the first counts its classes.
+
+    Raises:
+        DataError: wrong shapes.
+    """
+    first = models[0]
+    names = first.classes
+    if first.task == "single-label":
+        said = []
+        for clf, found in zip(models, logits):
+            place = np.array([names.index(name) for name in clf.classes])
+            answer = classifier.named(clf, classifier.probabilities(clf, found))
+            said.append(np.where(answer == UNSURE, UNSURE, place[answer]))
+        return compare(said[0], said[1], targets, names, groups=groups)
+    one, other = (
+        classifier.answers(clf, found)[:, [clf.classes.index(name) for name in names]]
+        for clf, found in zip(models, logits)
+    )
+    if first.task == "regression":
+        return compare_quantities(one, other, targets, names, first.scale, groups=groups)
+    least = [[clf.thresholds.get(name, labels.HALF) for name in names] for clf in models]
+    return compare_labels(one, other, targets, names, least, groups=groups)
 
 
 def _common(first: Dataset, second: Dataset) -> Dataset:
@@ -296,14 +423,17 @@ def words(found: Comparison, verdicts: Sequence[Verdict] = ()) -> str:
     chance = ""
     if found.p is not None:
         chance = f"; by chance alone with p {found.p:.3f}" if found.p >= 0.0005 else "; by chance alone with p < 0.001"
-    lines = [
-        f"{found.n:,} pictures; A alone is right on {found.only_first:,}, B alone on {found.only_second:,}{chance}"
-    ]
-    named = [*found.overall.items(), *((f"F1 of {name}", one) for name, one in found.per_class.items())]
+    said, alone, score, many = {
+        "single-label": ("alone is right", "alone ", "F1", "classes"),
+        "multi-label": ("alone has all labels right", "alone ", "F1", "labels"),
+        "regression": ("is closer", "", "MAE", "quantities"),
+    }[found.task]
+    lines = [f"{found.n:,} pictures; A {said} on {found.only_first:,}, B {alone}on {found.only_second:,}{chance}"]
+    named = [*found.overall.items(), *((f"{score} of {name}", one) for name, one in found.per_class.items())]
     width = max(len(name) for name, _ in named)
-    lines += [f"{name:<{width}}   A {one.first:.3f}   B {one.second:.3f}   {one.words()}" for name, one in named]
+    lines += ["{:<{}}   A {}   B {}   {}".format(name, width, *one.sides(), one.words()) for name, one in named]
     if len(found.per_class) > 1:
-        lines.append(f"of {len(found.per_class)} classes one in twenty looks different by chance alone")
+        lines.append(f"of {len(found.per_class)} {many} one in twenty looks different by chance alone")
     lines += [f"gate: {v.condition}: {'passed' if v.passed else 'NOT passed: ' + v.reason}" for v in verdicts]
     return "\n".join(lines)
 
@@ -322,4 +452,4 @@ def to_dict(found: Comparison, verdicts: Sequence[Verdict] = ()) -> dict[str, An
         "only_second": found.only_second,
         "p": found.p,
         "gate": [asdict(verdict) for verdict in verdicts],
-    }
+    } | ({"task": found.task} if found.task != "single-label" else {})

@@ -317,7 +317,10 @@ def folds(
     if count > len(members):
         raise DataError(f"too few pictures for {count} folds", expected="a picture, or a group, for each",
                         received=f"{len(members):,}", do="Ask for fewer folds")  # fmt: skip
-    chosen = _evenly(_counted([[r.target for r in each] for each in members.values()], len(data.classes)), count)
+    of = _strata(data.records)
+    k = len(data.classes) if data.task == "single-label" else max(len(data.classes), TENTHS)
+    strata = [[stratum for r in each for stratum in of[r.key]] for each in members.values()]
+    chosen = _evenly(_counted(strata, k), count)
     return {record.key: at for at, records in zip(chosen, members.values(), strict=True) for record in records}
 
 

@@ -53,7 +53,7 @@ CHECKS: dict[str, Callable[[Subject], list[Finding]]] = {
     "shortcuts": shortcuts.shortcuts,
     "drift": splits.drift,
 }
-OF_CLASSES = ("contradictions", "labels", "shortcuts")  # that need one class a picture
+OF_CLASSES = ("labels", "shortcuts")  # that need one class a picture
 MOST_VECTORS = 20_000  # pictures whose labels are looked at: each needs a pass through a network
 
 
@@ -74,6 +74,7 @@ class Report:
         facts: dict[str, Any] = {
             "data": self.data.name,
             "fingerprint": self.data.fingerprint,
+            "task": self.data.task,
             "pictures": len(self.data),
             "findings": [asdict(finding) for finding in self.findings],
         }
@@ -102,7 +103,8 @@ def checking(data: Dataset, *, only: Sequence[str] = (), probe: Probe | None = N
     Args:
         data: with or without splits.
         only: names of CHECKS; all by default.
-        probe: what makes vectors of pictures, for suspect labels; without one they are not looked for.
+        probe: what makes vectors of pictures, for suspect labels; without one they are not looked for, nor in data of
+            other tasks, for which the report says so.
         threads: child processes that decode.
 
     Raises:
@@ -111,10 +113,14 @@ def checking(data: Dataset, *, only: Sequence[str] = (), probe: Probe | None = N
     for name in only:
         if name not in CHECKS:
             raise unknown("check", name, CHECKS)
+    probe = probe if data.task == "single-label" else None
     looks = yield from look(data, probe=probe, threads=threads)
     pairs = yield from _pairs(looks)
     subject = Subject(data, looks, pairs, _probabilities(looks, pairs))
-    return Report(data, _found(subject, only or tuple(CHECKS)), tuple(pairs))
+    names = only or tuple(CHECKS)
+    left_out = data.task != "single-label" and bool({*names} & {*OF_CLASSES})
+    found = _found(subject, names) + (labels.not_looked_for(),) * left_out
+    return Report(data, found, tuple(pairs))
 
 
 def quick(data: Dataset, pairs: Sequence[Pair] | None = None) -> Report:

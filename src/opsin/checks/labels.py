@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from .. import duplicates
+from ..duplicates import Pair
 from ..vocabulary import Finding
 from .subject import Subject, plural, share
 
@@ -20,10 +21,15 @@ STRENGTH = 0.01  # scikit-learn's C on standardised vectors, as in features.fit_
 
 
 def contradictions(subject: Subject) -> list[Finding]:
-    """The same picture in two classes."""
-    pairs = [pair for pair in subject.pairs if subject.class_of[pair.first] != subject.class_of[pair.second]]
+    """The same picture in two classes; of the other tasks, with labels or quantities that differ where both are known.
+
+    Near-duplicates may differ in a quantity: it is what moves between the pictures of a burst.
+    """
+    task = subject.data.task
+    pairs = [pair for pair in subject.pairs if _differ(subject, pair)]
     if not pairs:
         return []
+    what = {"single-label": "two classes", "multi-label": "different labels", "regression": "different values"}[task]
     exact = sum(pair.kind != "near" for pair in pairs)
     members: dict[str, list[str]] = {}
     for key, name in sorted(duplicates.groups(pairs).items()):
@@ -33,14 +39,35 @@ def contradictions(subject: Subject) -> list[Finding]:
         Finding(
             "contradictions",
             "error" if exact else "warning",
-            f"{plural(len(pairs), 'pair')} of one picture with two classes, {exact:,} of them exact copies",
+            f"{plural(len(pairs), 'pair')} of one picture with {what}, {exact:,} of them exact copies",
             "no classifier can be right on both: one of each pair is counted wrong, and training is taught both",
-            "look at them and relabel or exclude",
+            "look at them and relabel or exclude"
+            + "; if a picture may have several labels: --task multi-label" * (task == "single-label" and exact > 0),
             keys,
             tuple(map(tuple, members.values())),
             {key: f"labelled {subject.class_of[key]}" for key in keys},
         )
     ]
+
+
+def _differ(subject: Subject, pair: Pair) -> bool:
+    if subject.data.task == "single-label":
+        return subject.class_of[pair.first] != subject.class_of[pair.second]
+    if subject.data.task == "regression" and pair.kind == "near":
+        return False
+    both = zip(subject.targets_of[pair.first], subject.targets_of[pair.second])
+    return any(one is not None and other is not None and one != other for one, other in both)
+
+
+def not_looked_for() -> Finding:
+    """What needs one class a picture, and is not looked for in data of the other tasks."""
+    return Finding(
+        "labels",
+        "note",
+        "not looked for: suspect labels and shortcuts, which need one class a picture",
+        "wrong labels and giveaways may be there and are not told",
+        "look at the worst mistakes in the report of a run",
+    )
 
 
 def suspects(subject: Subject) -> list[Finding]:

@@ -11,6 +11,7 @@ from .. import codecs
 from ..isolation import Decoder
 from ..vocabulary import Dataset, Finding
 from .looks import small
+from .subject import labelled
 
 SHOWN = 200  # pictures of one finding; the JSON has all
 TEMPLATE = Path(__file__).with_name("page.html")
@@ -20,7 +21,7 @@ def html(data: Dataset, findings: Sequence[Finding]) -> str:
     """The page. Names of files and classes are escaped; it loads nothing, and sends nothing anywhere."""
     from jinja2 import Environment
 
-    classes = {r.key: "" if r.target is None else data.classes[r.target] for r in data.records}
+    classes = {record.key: labelled(data, record) for record in data.records}
     splits = {record.key: record.split or "" for record in data.records}
     shown = [(finding, _shown(finding)) for finding in findings]
     with Decoder() as decoder:

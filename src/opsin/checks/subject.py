@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from ..duplicates import Pair
-from ..vocabulary import Dataset
+from ..vocabulary import Dataset, Record
 from .looks import Looks
 
 
@@ -29,14 +29,28 @@ class Subject:
 
     @cached_property
     def class_of(self) -> Mapping[str, str]:
-        """Key → class name, "" where unknown."""
-        names = self.data.classes
-        return {r.key: "" if r.target is None else names[r.target] for r in self.data.records}
+        """Key → class name, "" where unknown; of the other tasks what is known, in words."""
+        return {record.key: labelled(self.data, record) for record in self.data.records}
+
+    @cached_property
+    def targets_of(self) -> Mapping[str, tuple[float | None, ...]]:
+        """Key → targets of the other tasks."""
+        return {record.key: record.targets for record in self.data.records}
 
     @cached_property
     def split_of(self) -> Mapping[str, str]:
         """Key → split, "" where it has none."""
         return {record.key: record.split or "" for record in self.data.records}
+
+
+def labelled(data: Dataset, record: Record) -> str:
+    """What the data says of a record: its class, the labels that it has, its quantities; "" where nothing is known."""
+    if data.task == "single-label":
+        return "" if record.target is None else data.classes[record.target]
+    known = [(name, value) for name, value in zip(data.classes, record.targets) if value is not None]
+    if data.task == "regression":
+        return ", ".join(f"{name} {value:g}" for name, value in known)
+    return ", ".join(name for name, value in known if value) or "no label" * bool(known)
 
 
 def share(n: int, of: int) -> str:

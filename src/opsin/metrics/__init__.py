@@ -56,7 +56,7 @@ from .rates import (
     share,
     top_k,
 )
-from .slices import Slice, slices
+from .slices import Slice, slices, slices_of
 
 __all__ = [
     "AVERAGES",
@@ -96,6 +96,7 @@ __all__ = [
     "score_quantities",
     "share",
     "slices",
+    "slices_of",
     "softmax",
     "to_dict",
     "top_k",

@@ -6,7 +6,7 @@ has no score of its own and is in no average.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,7 @@ from ..vocabulary import Score, Scores
 from . import intervals
 from .given import Bools, Floats, Groups, Ints, matrix, units, wrong
 from .intervals import DRAWS, wilson_bounds
-from .ranking import ranked_columns
+from .ranking import paired_columns, ranked_columns
 from .rates import per_class, share
 
 HALF = 0.5  # the threshold where nothing says better
@@ -25,7 +25,7 @@ def score_labels(
     probabilities: npt.ArrayLike,
     targets: npt.ArrayLike,
     labels: Sequence[str],
-    thresholds: Sequence[float],
+    thresholds: npt.ArrayLike,
     *,
     groups: Groups | None = None,
 ) -> Scores:
@@ -38,13 +38,13 @@ def score_labels(
     Args:
         probabilities: (N, K), 0…1.
         targets: (N, K), 0 or 1, NaN where unknown.
-        thresholds: (K,): a label is named from its own on.
+        thresholds: (K,): a label is named from its own on; (N, K) where records were answered by several models.
         groups: of every record, (N,).
 
     Raises:
         DataError: wrong shapes, or no label that was tested.
     """
-    rows, true = _checked(probabilities, targets, labels)
+    rows, true = checked(probabilities, targets, labels)
     known, positive = ~np.isnan(true), true == 1
     said = rows >= np.asarray(thresholds)
     of = units(groups, len(rows))
@@ -104,11 +104,24 @@ def _ranked(rows: Floats, true: Floats, of: Ints | None) -> tuple[dict[str, Scor
     return ranked_columns(columns, len(chosen), len(rows), of)
 
 
+def paired_rankings(first: Floats, second: Floats, true: Floats, of: Ints | None) -> dict[str, tuple[float, ...]]:
+    """AUROC's and average precision's means over labels, of two probabilities (N, K) of the same records.
+
+    As `ranking.paired_columns` says: of the first, of the second, half the width of their difference's interval, and
+    how many units it rests on.
+    """
+    chosen = [c for c, column in enumerate(true.T) if (column == 1).any() and (column == 0).any()]
+    known = {c: ~np.isnan(true[:, c]) for c in chosen}
+    columns = ((known[c], first[known[c], c], second[known[c], c], true[known[c], c] == 1) for c in chosen)
+    return paired_columns(columns, len(chosen), len(true), of)
+
+
 def _chosen(groups: Groups | None, rows: Ints) -> Groups | None:
     return None if groups is None else [groups[row] for row in rows.tolist()]
 
 
-def _checked(probabilities: npt.ArrayLike, targets: npt.ArrayLike, labels: Sequence[str]) -> tuple[Floats, Floats]:
+def checked(probabilities: npt.ArrayLike, targets: npt.ArrayLike, labels: Sequence[str]) -> tuple[Floats, Floats]:
+    """Both as float64 (N, K). Raises DataError, as `score_labels`."""
     rows, true = matrix("probabilities", probabilities).astype(np.float64), np.asarray(targets, np.float64)
     if true.shape != rows.shape or len(labels) != rows.shape[1]:
         received = f"{rows.shape}, {true.shape} and {len(labels)} names"
@@ -129,23 +142,42 @@ def _rates(said: Bools, positive: Bools, known: Bools, groups: Groups | None) ->
 
 def _averages(said: Bools, positive: Bools, known: Bools, of: Ints | None) -> dict[str, Score]:
     """Micro and macro F1 and the mean share of positives, with BCa intervals of units."""
-    counts = np.stack([said & positive, said, positive, known], axis=-1).astype(np.float64)  # (N, K, 4)
-    if of is not None:
-        grouped = np.zeros((of.max() + 1, *counts.shape[1:]))
-        np.add.at(grouped, of, counts)
-        counts = grouped
-    total, flat = counts.sum(0), counts.reshape(len(counts), -1)
-    resamples = intervals.resampled(len(flat), DRAWS, flat.shape[1])
-    drawn = np.concatenate([_f1s((weights @ flat).reshape(-1, *total.shape)) for weights in resamples])
+    counts = counted(said, positive, known, of)
+    total = counts.sum(0)
+    drawn = np.concatenate([_f1s(each) for each in resampled(counts)])
     left = _f1s(total - counts)
     found = {}
     for at, name in enumerate(("micro F1", "macro F1", "no skill mAP")):
         value = float(_f1s(total[None])[0, at])
-        low, high = wilson_bounds(value, len(flat))
+        low, high = wilson_bounds(value, len(counts))
         if np.ptp(drawn[:, at]) > 1e-12:
             low, high = intervals.bca(value, drawn[:, at], left[:, at], np.ones(len(left), np.int64))
         found[name] = Score(value, min(low, value), max(high, value), len(said))
     return found
+
+
+def counted(said: Bools, positive: Bools, known: Bools, of: Ints | None) -> Floats:
+    """Hits, named, positive, known, of every unit and label: (U, K, 4)."""
+    counts = np.stack([said & positive, said, positive, known], axis=-1).astype(np.float64)
+    if of is None:
+        return counts
+    grouped = np.zeros((of.max() + 1, *counts.shape[1:]))
+    np.add.at(grouped, of, counts)
+    return grouped
+
+
+def resampled(counts: Floats) -> Iterator[Floats]:
+    """The sums over units, (b, K, 4), of DRAWS resamples: the same ones for as many units."""
+    flat = counts.reshape(len(counts), -1)
+    for weights in intervals.resampled(len(flat), DRAWS, flat.shape[1]):
+        yield (weights @ flat).reshape(-1, *counts.shape[1:])
+
+
+def each_f1(counts: Floats) -> Floats:
+    """Counts (B, K, 4) → micro F1, macro F1, F1 of every label (B, 2 + K); NaN for one without a positive record."""
+    hits, named, positive, _ = np.moveaxis(counts, -1, 0)
+    each = np.where(positive > 0, 2 * hits / np.maximum(named + positive, 1), np.nan)
+    return np.concatenate([_f1s(counts)[:, :2], each], axis=1)
 
 
 def _f1s(counts: Floats) -> Floats:

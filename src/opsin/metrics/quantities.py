@@ -62,17 +62,11 @@ def score_quantities(
     Raises:
         DataError: wrong shapes, or nothing that was tested.
     """
-    found, true = matrix("values", values).astype(np.float64), np.asarray(targets, np.float64)
-    if true.shape != found.shape or not len(names) == len(means) == found.shape[1]:
-        received = f"{found.shape}, {true.shape} and {len(names)} names"
-        raise wrong("values and targets do not fit", "(N, K) each, K names and means", received, "Give one a quantity")
-    tested = np.flatnonzero(~np.isnan(true).all(0)).tolist()
-    if not tested:
-        raise wrong("no quantity was tested", "records whose values are known", "none", "Test on records that have one")
+    found, true, tested = checked(values, targets, names, means)
     of = units(groups, len(true))
     of = np.arange(len(true)) if of is None else of
-    sums = np.stack([_sums(found[:, c], true[:, c], means[c], of) for c in tested], axis=1)  # (G, K', 6)
-    drawn = np.concatenate([*_drawn(sums)])
+    sums = sums_of(found[:, tested], true[:, tested], np.asarray(means)[tested], of)
+    drawn = np.concatenate([*resampled(sums)])
     each = {}
     for at, c in enumerate(tested):
         one = {name: _score(measure, sums[:, at], drawn[:, at]) for name, measure in MEASURES.items()}
@@ -80,11 +74,35 @@ def score_quantities(
         each[names[c]] = {name: score for name, score in one.items() if math.isfinite(score.value)}
     overall = each[names[tested[0]]] if len(names) == 1 else {
         "mean R2": _score(lambda s: _r2(s).mean(-1), sums, drawn),
-        "mean relative MAE": _score(lambda s: (_per(1)(s) / np.maximum(_per(5)(s), 1e-300)).mean(-1), sums, drawn),
+        "mean relative MAE": _score(relative_error, sums, drawn),
     }  # fmt: skip
     overall = {name: score for name, score in overall.items() if math.isfinite(score.value)}
     untested = tuple(name for c, name in enumerate(names) if c not in tested)
     return Scores(len(true), overall, each, (), tuple(names), "", untested, task="regression")
+
+
+def checked(
+    values: npt.ArrayLike, targets: npt.ArrayLike, names: Sequence[str], means: Sequence[float]
+) -> tuple[Floats, Floats, list[int]]:
+    """Both as float64 (N, K), and the quantities that were tested. Raises DataError, as `score_quantities`."""
+    found, true = matrix("values", values).astype(np.float64), np.asarray(targets, np.float64)
+    if true.shape != found.shape or not len(names) == len(means) == found.shape[1]:
+        received = f"{found.shape}, {true.shape} and {len(names)} names"
+        raise wrong("values and targets do not fit", "(N, K) each, K names and means", received, "Give one a quantity")
+    tested = np.flatnonzero(~np.isnan(true).all(0)).tolist()
+    if not tested:
+        raise wrong("no quantity was tested", "records whose values are known", "none", "Test on records that have one")
+    return found, true, tested
+
+
+def relative_error(sums: Floats) -> Floats:
+    """Of sums (…, K, 6) the mean over quantities of their MAE as a share of what always answering the mean has."""
+    return np.asarray((_per(1)(sums) / np.maximum(_per(5)(sums), 1e-300)).mean(-1))
+
+
+def sums_of(found: Floats, true: Floats, means: Floats, of: Ints) -> Floats:
+    """Of every unit and quantity, (G, K, 6)."""
+    return np.stack([_sums(*column, of) for column in zip(found.T, true.T, means)], axis=1)
 
 
 def _sums(found: Floats, true: Floats, mean: float, of: Ints) -> Floats:
@@ -95,8 +113,8 @@ def _sums(found: Floats, true: Floats, mean: float, of: Ints) -> Floats:
     return np.stack([np.bincount(of, column, of.max() + 1) for column in columns], axis=1)
 
 
-def _drawn(sums: Floats) -> Iterator[Floats]:
-    """The sums of resamples, (b, K, 6) each."""
+def resampled(sums: Floats) -> Iterator[Floats]:
+    """The sums over units, (b, K, 6), of DRAWS resamples: the same ones for as many units."""
     flat = sums.reshape(len(sums), -1)
     for weights in intervals.resampled(len(flat), DRAWS, flat.shape[1]):
         yield (weights @ flat).reshape(-1, *sums.shape[1:])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -179,6 +180,35 @@ def ranked_columns(
         return {}, {}
     worth = effective(np.array(worths))
     return {name: by_error(values[name], intervals.error(added[name], of), worth=worth, n=n) for name in RANKINGS}, each
+
+
+def paired_columns(
+    columns: Iterable[tuple[Bools, Floats, Floats, Bools]], many: int, n: int, of: Ints | None
+) -> dict[str, tuple[float, ...]]:
+    """The averages of RANKINGS over `many` columns, of two that answered them, half the width of a 95 % interval of
+    their difference, and how many units of the rarer kind it rests on; empty where there is no column.
+
+    What each record adds to one is taken from what it adds to the other, so what both rank alike adds nothing.
+
+    Args:
+        columns: which of the N records it is known for, and of these both scores and which are positive.
+        of: the unit of every record, (N,), or None.
+    """
+    values = {name: np.zeros(2) for name in RANKINGS}
+    gaps = {name: np.zeros(n) for name in RANKINGS}
+    worths = []
+    for rows, *both, positive in columns:
+        worths.append(_least(positive, None if of is None else of[rows]))
+        for (side, scores), (name, measure) in product(enumerate(both), RANKINGS.items()):
+            ranked = ranking(scores, positive)
+            found = _unbiased(ranked, measure(ranked))
+            values[name][side] += found.value / many
+            gaps[name][rows] += (2 * side - 1) * _by_record(ranked, found) / many
+    if not worths:
+        return {}
+    worth = effective(np.array(worths))
+    factor = intervals.student(worth - 1)
+    return {name: (*values[name].tolist(), factor * intervals.error(gaps[name], of), worth) for name in RANKINGS}
 
 
 # ---- what a threshold buys

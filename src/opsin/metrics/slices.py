@@ -1,4 +1,4 @@
-"""Where it fails: accuracy on the parts of a test that share something, the worst first."""
+"""Where it fails: the share that is right on the parts of a test that share something, the worst first."""
 
 from __future__ import annotations
 
@@ -44,11 +44,17 @@ def slices(
     where to look, not yet a finding. Raises DataError.
     """
     rows, true = pair(logits, targets)
-    right = ranks(rows, true) < 1
+    return slices_of(ranks(rows, true) < 1, columns, groups=groups, least=least)
+
+
+def slices_of(
+    right: Bools, columns: Mapping[str, npt.ArrayLike], *, groups: Groups | None = None, least: int = LEAST
+) -> tuple[Slice, ...]:
+    """`slices` of records that are right or not, bool (N,), whatever that means."""
     found = [
         Slice(column, value, _share(right, inside, groups), _share(right, others, groups))
         for column, values in columns.items()
-        for value, inside, others in _parts(column, np.asarray(values), len(true))
+        for value, inside, others in _parts(column, np.asarray(values), len(right))
         if inside.sum() >= least and others.any()
     ]
     return tuple(sorted(found, key=lambda s: (s.accuracy.high, s.accuracy.value, s.column, s.value)))

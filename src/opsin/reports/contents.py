@@ -137,7 +137,7 @@ def of_test(
 ) -> dict[str, Any]:
     """The part of the contents that a test alone tells."""
     if task != "single-label":
-        return _of_other_test(tested, temperature, thresholds, facts, task, scale)
+        return _of_other_test(tested, temperature, thresholds, facts, task, scale, data)
     logits = tested.logits / temperature
     shares = metrics.softmax(logits)
     own = {tested.classes.index(name): least for name, least in thresholds.items()}
@@ -153,13 +153,11 @@ def of_test(
         groups=tested.groups,
         answers=said if decided else None,
     )
-    slices = _slices(tested, data)
     return _frame(tested, facts, scores, "single-label") | {
         "summary": summary(scores, grouped=tested.groups is not None),
         "confusions": _confusions(tested, said, shares),
         "mistakes": _mistakes(tested, said, shares),
-        "slices": slices,
-        "worse slices": sum(one["accuracy"]["high"] < one["others"]["low"] for one in slices),
+        **_slices(tested, tested.logits.argmax(1) == tested.targets, data),
         "calibration": _calibration(tested, temperature, thresholds),
         "wants": list(facts.get("wants", [])) if decided else [],
     }
@@ -172,8 +170,9 @@ def _of_other_test(
     facts: Mapping[str, Any],
     task: Task,
     scale: Scale,
+    data: Dataset | None,
 ) -> dict[str, Any]:
-    """The same of several labels or of quantities: no confusion, no slices, and no calibration yet."""
+    """The same of several labels or of quantities: no confusion, and no calibration yet."""
     answers = classifier.answers_of(tested.logits, task, temperature, scale)
     least = [thresholds.get(name, 0.5) for name in tested.classes]
     scores = tasks.scores(tested, answers, task, least, scale)
@@ -181,10 +180,10 @@ def _of_other_test(
         "summary": tasks.summary(scores, grouped=tested.groups is not None),
         "confusions": [],
         "mistakes": tasks.mistakes(tested, answers, task, least),
-        "slices": [],
-        "worse slices": 0,
+        **_slices(tested, tasks.right(tested, answers, task, least), data),
         "calibration": None,
         "thresholds": dict(thresholds),
+        "wants": list(facts.get("wants", [])),
         "charts": tasks.charts(tested, answers) if task == "regression" else [],
     }
 
@@ -351,7 +350,7 @@ def _mistakes(tested: Answers, said: np.ndarray, shares: np.ndarray) -> list[dic
     ]
 
 
-def _slices(tested: Answers, data: Dataset | None) -> list[dict[str, Any]]:
+def _slices(tested: Answers, right: np.ndarray, data: Dataset | None) -> dict[str, Any]:
     columns: dict[str, np.ndarray] = {}
     if data is not None:
         by_key = {record.key: record for record in data.records}
@@ -360,8 +359,8 @@ def _slices(tested: Answers, data: Dataset | None) -> list[dict[str, Any]]:
             columns = finished(evaluation.columns(Dataset(**{**vars(data), "records": tuple(rows)})))
     elif tested.groups:
         columns = {"group": np.array(tested.groups, object)}
-    found = metrics.slices(tested.logits, tested.targets, columns, groups=tested.groups)
-    return [asdict(one) for one in found[:SLICES]]
+    found = [asdict(one) for one in metrics.slices_of(right, columns, groups=tested.groups)[:SLICES]]
+    return {"slices": found, "worse slices": sum(one["accuracy"]["high"] < one["others"]["low"] for one in found)}
 
 
 # ---- how honest, how it learned, how fast

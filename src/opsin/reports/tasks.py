@@ -70,6 +70,17 @@ def _of_quantities(found: Scores) -> Iterator[str]:
         )
 
 
+def right(tested: Answers, answers: np.ndarray, task: Task, least: Sequence[float]) -> np.ndarray:
+    """bool `(N,)`: all known labels are right; quantities are off by no more than half of all records are."""
+    known = ~np.isnan(tested.targets)
+    if task == "multi-label":
+        said = answers >= np.array(least)
+        return np.asarray(((said == (tested.targets == 1)) | ~known).all(1))
+    off = np.abs(answers - tested.targets) / np.maximum(np.nanstd(tested.targets, axis=0), 1e-300)
+    mean = np.where(known, off, 0).sum(1) / known.sum(1)
+    return np.asarray(mean <= np.median(mean))
+
+
 def mistakes(tested: Answers, answers: np.ndarray, task: Task, least: Sequence[float]) -> list[dict[str, Any]]:
     """The answers that are furthest off: mislabelled pictures are found here first."""
     wrong = np.abs(answers - tested.targets)

@@ -33,7 +33,7 @@ from ..vocabulary import Dataset, Event, Scores
 from . import series, stages
 from .folder import Origin, chosen, create, find, listed, record, reopen, rows, told, unchanged
 from .previews import augmented, find_rate
-from .scoring import alike, divided, evaluate, evaluating, settling, with_mirrored
+from .scoring import alike, data_for, divided, evaluate, evaluating, refuse_mirrors, settling, with_mirrored
 from .series import Series
 from .stages import MEASURED, Execution, check
 
@@ -49,6 +49,7 @@ __all__ = [
     "chosen",
     "create",
     "cross_validate",
+    "data_for",
     "divided",
     "evaluate",
     "evaluating",
@@ -58,6 +59,7 @@ __all__ = [
     "finish",
     "listed",
     "load",
+    "refuse_mirrors",
     "reopen",
     "repeat",
     "report",

@@ -21,19 +21,23 @@ from ..classifier import Classifier
 from ..duplicates import Pair
 from ..plans import Plan
 from ..recipe import Recipe
-from ..vocabulary import SPLITS, Dataset, Event, finished, refuse_other_tasks
+from ..vocabulary import SPLITS, Dataset, Event, finished
 from . import origins, scoring
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What `sources.read` was given, so that a run can go on; all "" for data that was made in Python."""
+    """What `sources.read` was given, so that a run can go on; all "" for data that was made in Python.
+
+    And the seed that the data was divided by before it came to the run, where that is not the recipe's.
+    """
 
     source: str = ""
     group: str = ""
     picture: str = ""
     target: str = ""
     task: str = ""
+    seed: int | None = None
 
     def read(self) -> Dataset:
         """The data, read again."""
@@ -73,9 +77,7 @@ def create(
         MachineError: when it cannot be written.
     """
     recipe = origins.suited(recipe, start) if start else recipe
-    if recipe.learn.want:
-        refuse_other_tasks(data.task, "--want")
-    wanted = calibration.wants(recipe.learn.want, data.classes)
+    wanted = calibration.wants(recipe.learn.want, data.classes, data.task)
     pairs = finished(scoring.alike(data, near=not split)) if pairs is None else pairs
     divided = scoring.divided(data, recipe.seed, split=split, pairs=pairs)
     calibration.refuse_hopeless(wanted, divided.val.counts())
@@ -198,6 +200,12 @@ def target_of(folder: Path) -> str:
     return str(_read_data(folder).get("target", ""))
 
 
+def division(folder: Path) -> dict[str, int]:
+    """The seed that the run's data was divided by, as `divided by`, where it is not the recipe's."""
+    seed = _origin(_read_data(folder)).seed
+    return {} if seed is None else {"divided by": seed}
+
+
 def _read_data(folder: Path) -> dict[str, Any]:
     try:
         return json.loads((folder / "data.json").read_text(encoding="utf-8", errors="surrogateescape"))  # type: ignore[no-any-return]
@@ -207,7 +215,7 @@ def _read_data(folder: Path) -> dict[str, Any]:
 
 def _origin(known: dict[str, Any]) -> Origin:
     """Runs of before 0.2 do not know their columns."""
-    return Origin(**{field.name: known.get(field.name, "") for field in dataclasses.fields(Origin)})
+    return Origin(**{field.name: known[field.name] for field in dataclasses.fields(Origin) if field.name in known})
 
 
 def keep(folder: Path, recipe: Recipe, data: Dataset) -> None:
@@ -275,14 +283,15 @@ def _told_until(line: str, step: int) -> bool:
 
 
 def find(name: str | Path, parent: str | Path = "runs") -> Path:
-    """The folder of a run: a path, a name in `parent`, or `last`, the run that was begun last.
+    """The folder of a run: a path, a name in `parent`, or `last`, the run, or series of runs, that was begun last.
 
     Raises:
         CallError: when there is none.
     """
     if str(name) == "last":
-        # split.csv is written once, when a run begins; the other files again when it goes on.
-        begun = sorted(Path(parent).glob("*/split.csv"), key=lambda file: file.stat().st_mtime_ns)
+        # These are written once, when a run or a series begins; the other files again when it goes on.
+        files = [*Path(parent).glob("*/split.csv"), *Path(parent).glob("*/series.json")]
+        begun = sorted(files, key=lambda file: file.stat().st_mtime_ns)
         if not begun:
             raise errors.CallError("last", expected=f"a run in {parent}/", received="none", do="Begin with opsin train")
         return begun[-1].parent
@@ -290,6 +299,10 @@ def find(name: str | Path, parent: str | Path = "runs") -> Path:
         if (folder / "data.json").is_file():
             return folder
     raise errors.unknown("run", str(name), ["last", *listed(parent)])
+
+
+HEADLINES = ("accuracy", "mAP", "micro F1", "MAE", "mean relative MAE")  # of a run the first that it has
+ERRORS = ("MAE", "RMSE", "median absolute error", "mean relative MAE")  # of which less is better
 
 
 def listed(parent: str | Path = "runs") -> dict[str, str]:
@@ -300,7 +313,8 @@ def listed(parent: str | Path = "runs") -> dict[str, str]:
 def told(row: Mapping[str, Any]) -> str:
     """A row of `rows` as one line."""
     parts = ((part, found) for part, found in row.items() if isinstance(found, dict))
-    scores = (f"{part} accuracy {found['accuracy']:.4f} (n {found['n']:,})" for part, found in parts)
+    named = ((part, found, next(name for name in HEADLINES if name in found)) for part, found in parts)
+    scores = (f"{part} {name} {found[name]:.4f} (n {found['n']:,})" for part, found, name in named)
     came = "   ".join(scores) if row["state"] == "finished" else row["state"]
     return f"{came}   {row['recipe']} on {row['data']}   {row['begun']}"
 
@@ -355,7 +369,8 @@ def chosen(
     if by in ("name", "begun"):
         return sorted(kept, key=lambda row: str(row[by]), reverse=by == "begun")
     name = _known(by, kept)
-    return sorted(kept, key=lambda row: -math.inf if (value := _score(row, name)) is None else value, reverse=True)
+    sign = 1 if name in ERRORS else -1
+    return sorted(kept, key=lambda row: math.inf if (value := _score(row, name)) is None else sign * value)
 
 
 _HOLDS: dict[str, Callable[[float, float], bool]] = {

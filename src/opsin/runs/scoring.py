@@ -11,17 +11,29 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from .. import augmentation, cache, calibration, codecs, duplicates, errors, evaluation, sources, splits
+from ..cache import Pixels
 from ..calibration import Threshold
 from ..classifier import Classifier
 from ..duplicates import Pair
 from ..reports import Answers
-from ..vocabulary import SPLITS, Dataset, Event, Scores, Split, Work, finished, refuse_other_tasks
+from ..vocabulary import SPLITS, Dataset, Event, Scores, Split, Work, finished
 
 T = TypeVar("T")
 
 Part = Split | Literal["all"]
 
 CHAINED = 0.1  # of all pictures: what more of them are joined by is a likeness of scenes, not copies
+
+
+def data_for(clf: Classifier, source: str, *, group: str = "", target: str = "") -> Dataset:
+    """What `source` holds, read for the classifier's task; the columns of a table as they were named for training.
+
+    Raises:
+        CallError, DataError, MachineError: as `sources.read` says.
+    """
+    task = "" if clf.task == "single-label" else clf.task
+    named = target or clf.facts.get("target", "") * sources.is_table(source)
+    return sources.read(source, group=group, target=named, task=task)
 
 
 def evaluate(clf: Classifier, data: Dataset, part: Part | None = None) -> Scores:
@@ -43,57 +55,78 @@ def evaluating(
     """`evaluate` as events; gives the answers row by row, their Scores, and the records that were answered."""
     name, chosen = part_of(clf, data, part)
     chosen, caches = yield from told(cache.build(chosen, [clf.preprocessing]), "decoding", len(chosen))
-    expected = evaluation.targets(clf, chosen)
-    found = yield from told(evaluation.logits(clf, caches[0]), "scoring", len(chosen))
-    largest = clf.facts.get("largest class") or largest_class(chosen)
-    groups = evaluation.groups(chosen)
-    scores = evaluation.score(clf, found, expected, largest, groups=groups)
-    keys = tuple(record.key for record in chosen.records)
-    return Answers(name, found, expected, keys, tuple(groups) if groups else None, clf.classes), scores, chosen
+    answers = yield from _answered(clf, name, caches[0])
+    return answers, _scored(clf, answers, chosen), chosen
+
+
+def _answered(clf: Classifier, part: str, pixels: Pixels) -> Generator[Event, None, Answers]:
+    data = pixels.data
+    expected = evaluation.targets(clf, data)  # what does not fit is refused before the work
+    found = yield from told(evaluation.logits(clf, pixels), "scoring", len(data))
+    groups = evaluation.groups(data)
+    keys = tuple(record.key for record in data.records)
+    return Answers(part, found, expected, keys, tuple(groups) if groups else None, clf.classes)
+
+
+def _scored(clf: Classifier, answers: Answers, data: Dataset) -> Scores:
+    largest = clf.facts.get("largest class") or largest_class(data)
+    return evaluation.score(clf, answers.logits, answers.targets, largest, groups=answers.groups)
 
 
 def settling(
     clf: Classifier, data: Dataset, wanted: str
-) -> Generator[Event, None, tuple[Classifier, tuple[Threshold, ...]]]:
+) -> Generator[Event, None, tuple[Classifier, tuple[Threshold, ...], tuple[Answers, Scores, Dataset]]]:
     """`clf` with thresholds for what is wanted, as events: set on the validation part of `data`, priced on its test.
+
+    Gives the new classifier, its thresholds, and what `evaluating` it on the test would give.
 
     Raises:
         CallError: for a want that names no class, and when `data` has no validation part.
         DataError: as `evaluate` and `calibration.with_thresholds` say.
     """
-    refuse_other_tasks(clf.task, "--want")
-    wants = calibration.wants(wanted, clf.classes)
+    wants = calibration.wants(wanted, clf.classes, clf.task)
     settled: tuple[Threshold, ...] = ()
     for part in SPLITS[1:]:
-        answers, _, _ = yield from evaluating(clf, data, part)
+        answers, _, tested = yield from evaluating(clf, data, part)
         rows = answers.logits, answers.targets
         if part == "val":
             clf, settled = calibration.with_thresholds(clf, *rows, wants, groups=answers.groups)
         else:
             settled = calibration.priced(clf, settled, part, *rows, groups=answers.groups)
-    return dataclasses.replace(clf, facts={**clf.facts, "wants": calibration.to_dict(settled)}), settled
+    clf = dataclasses.replace(clf, facts={**clf.facts, "wants": calibration.to_dict(settled)})
+    return clf, settled, (answers, _scored(clf, answers, tested), tested)
 
 
-def with_mirrored(clf: Classifier, answers: Answers, data: Dataset) -> Generator[Event, None, tuple[Answers, Scores]]:
-    """Test-time augmentation: the mean of the logits of each picture and of its mirror image, and its Scores.
-
-    Args:
-        answers, data: as `evaluating` gave them.
+def with_mirrored(
+    clf: Classifier, data: Dataset, part: Part | None = None
+) -> Generator[Event, None, tuple[tuple[Answers, Scores, Dataset], tuple[Answers, Scores]]]:
+    """`evaluating`, and beside it test-time augmentation: the mean of the logits of each picture and its mirror image.
 
     Raises:
-        CallError: where a mirrored picture would be one of another class, unless training mirrored as well.
+        CallError: as `refuse_mirrors` and `evaluate` say.
+        DataError: as `evaluate` says.
     """
-    refuse_other_tasks(clf.task, "--tta")
-    trained = clf.facts.get("recipe", {}).get("augment", {}).get("hflip") == "yes"
-    if not trained and (reason := augmentation.relabelling(clf.classes, "hflip")):
-        raise errors.CallError(
-            "--tta mirrors pictures", expected="classes that stay what they are", received=reason, do="Leave it out"
-        )
-    _, caches = yield from told(cache.build(data, [clf.preprocessing]), "decoding", len(data))
-    other = yield from told(evaluation.logits(clf, caches[0], mirrored=True), "mirror images", len(data))
+    refuse_mirrors(clf)
+    name, chosen = part_of(clf, data, part)
+    chosen, caches = yield from told(cache.build(chosen, [clf.preprocessing]), "decoding", len(chosen))
+    answers = yield from _answered(clf, name, caches[0])
+    other = yield from told(evaluation.logits(clf, caches[0], mirrored=True), "mirror images", len(chosen))
     mean = dataclasses.replace(answers, logits=(answers.logits + other) / 2)
-    largest = clf.facts.get("largest class") or largest_class(data)
-    return mean, evaluation.score(clf, mean.logits, mean.targets, largest, groups=mean.groups)
+    return (answers, _scored(clf, answers, chosen), chosen), (mean, _scored(clf, mean, chosen))
+
+
+def refuse_mirrors(clf: Classifier) -> None:
+    """Refuse mirror images where a mirrored picture may be of another class, or of another quantity.
+
+    Raises:
+        CallError: unless training mirrored as well.
+    """
+    if clf.facts.get("recipe", {}).get("augment", {}).get("hflip") == "yes":
+        return
+    moved = "quantities, which may change in a mirror" if clf.task == "regression" else ""
+    if reason := moved or augmentation.relabelling(clf.classes, "hflip"):
+        expected = "classes that stay what they are, or a model that was trained on mirrored pictures"
+        raise errors.CallError("--tta mirrors pictures", expected=expected, received=reason, do="Leave it out")
 
 
 def largest_class(data: Dataset) -> str:
@@ -171,7 +204,7 @@ def part_of(clf: Classifier, data: Dataset, part: str | None) -> tuple[str, Data
 
 
 def _divided_as_then(clf: Classifier, data: Dataset) -> Dataset:
-    seed = clf.facts["recipe"]["seed"]
+    seed = clf.facts.get("divided by", clf.facts["recipe"]["seed"])
     for near in (False, True) if data.fingerprint == clf.facts["fingerprint"] else ():  # the quick way first
         again = divided(data, seed, pairs=finished(alike(data, near=near)))
         if splits.fingerprint(again) == clf.facts["split"]:

@@ -22,17 +22,23 @@ from typing import Any
 
 import numpy as np
 
-from .. import artefact, errors, metrics, sources, splits
+from .. import artefact, classifier, errors, metrics, sources, splits
 from .. import recipe as recipes
 from ..duplicates import Pair
+from ..metrics import labels
 from ..recipe import Recipe
 from ..reports.contents import kept
-from ..vocabulary import Dataset, Record, Scores, finished, refuse_other_tasks
+from ..vocabulary import Dataset, Record, Scores, Task, finished
 from . import folder as folders
 from . import scoring
-from .folder import NOWHERE, Origin
+from .folder import ERRORS, NOWHERE, Origin
 
 MOST_GROUPS = 100  # a fold each: more runs than that were hardly meant
+SHOWN: dict[Task, tuple[str, ...]] = {
+    "single-label": ("accuracy", "macro F1"),
+    "multi-label": ("mAP", "macro F1"),
+    "regression": ("MAE", "R2", "mean relative MAE", "mean R2"),
+}
 
 
 @dataclass(frozen=True)
@@ -75,9 +81,17 @@ class Series:
     pooled: Scores | None
 
     @property
+    def shown(self) -> list[str]:
+        """The scores that matter, of those that every run has."""
+        each = list(self.scores.values())
+        return [name for name in SHOWN[each[0].task] if all(name in scores.overall for scores in each)]
+
+    @property
     def worst(self) -> str:
-        """The name of the run with the least accuracy."""
-        return min(self.scores, key=lambda name: self.scores[name].overall["accuracy"].value)
+        """The name of the run that is worst by the first of these: with the least accuracy, for classes."""
+        first = self.shown[0]
+        sign = -1 if first in ERRORS else 1
+        return min(self.scores, key=lambda name: sign * self.scores[name].overall[first].value)
 
     @property
     def spread(self) -> dict[str, Spread]:
@@ -119,7 +133,6 @@ def begin(
     """
     if bool(folds) == bool(seeds) or seeds < 0:
         raise errors.CallError("a series of runs", expected="folds, or seeds", received=f"{folds!r} and {seeds}")
-    refuse_other_tasks(data.task, "a series of runs")
     pairs = finished(scoring.alike(divisible(data, folds))) if pairs is None else pairs
     asked = {"folds": str(folds), "seeds": seeds, "leaks": leaks, "pairs": [dataclasses.astuple(p) for p in pairs]}
     next(_members(data, recipe, asked))  # refused before there is a folder
@@ -160,7 +173,9 @@ def opened(folder: Path, member: Member) -> tuple[Path, Dataset, Recipe] | None:
     if (at / "model" / artefact.DESCRIPTION).is_file():
         return None
     if not at.exists():
-        folders.create(member.data, member.recipe, out=at, leaks=_asked(folder)["leaks"])
+        first = recipes.read(folder / "recipe.toml").seed
+        origin = Origin(target=folders.target_of(folder), seed=first if first != member.recipe.seed else None)
+        folders.create(member.data, member.recipe, origin=origin, out=at, leaks=_asked(folder)["leaks"])
     return at, *folders.reopen(at, member.data)
 
 
@@ -270,8 +285,9 @@ def _test_scores(folder: Path) -> Scores:
 
 
 def _pooled(folder: Path, each: list[Member], by_group: bool) -> Scores:
-    """The scores of all folds' answers together, each at its own model's temperature."""
-    logits, targets = [], []
+    """The scores of all folds' answers together, each at its own model's temperature and, of labels, thresholds."""
+    task, classes = each[0].data.task, each[0].data.classes
+    rows, targets, least, means = [], [], [], []
     groups: list[str | None] = []
     for member in each:
         answers = kept(folder / member.name)
@@ -279,12 +295,18 @@ def _pooled(folder: Path, each: list[Member], by_group: bool) -> Scores:
             raise errors.ModelError(f"{folder / member.name} has no answers to its test", do="Take it away and go on")
         description = folder / member.name / "model" / artefact.DESCRIPTION
         described = json.loads(description.read_text(encoding="utf-8", errors="surrogateescape"))
-        logits.append(answers.logits / described["temperature"])
+        scale = described.get("scale", ())
+        rows.append(answers.logits / described["temperature"] if task == "single-label" else
+                    classifier.answers_of(answers.logits, task, described["temperature"], scale))  # fmt: skip
         targets.append(answers.targets)
+        least += [[described["thresholds"].get(name, labels.HALF) for name in classes]] * len(answers.keys)
+        means.append([mean for mean, _ in scale])
         groups += [member.name] * len(answers.keys) if by_group else answers.groups or [None] * len(answers.keys)
-    found = np.concatenate(targets)
-    classes = each[0].data.classes
-    largest = int(np.bincount(found, minlength=len(classes)).argmax())
-    return metrics.score(
-        np.concatenate(logits), found, classes, largest=largest, groups=groups if any(groups) else None
-    )
+    found, true = np.concatenate(rows), np.concatenate(targets)
+    own = groups if any(groups) else None
+    if task == "multi-label":
+        return metrics.score_labels(found, true, classes, least, groups=own)
+    if task == "regression":
+        return metrics.score_quantities(found, true, classes, np.mean(means, axis=0).tolist(), groups=own)
+    largest = int(np.bincount(true, minlength=len(classes)).argmax())
+    return metrics.score(found, true, classes, largest=largest, groups=own)

@@ -144,7 +144,7 @@ def stream(
     """Every stage of the run in `folder`, which is told and checkpointed on the way. See `runs.work`."""
     folders.tidy(folder)
     # Of all records: whoever divides the data again cannot know which are refused.
-    divided = {"split": splits.fingerprint(data), "pictures": pictures(data)}
+    divided = {"split": splits.fingerprint(data), "pictures": pictures(data), **folders.division(folder)}
     start = origins.kept(folder)
     recipe, road, notes = _resolved(recipe, data, start)
     yield from map(_note, (*data.notes, *notes))
@@ -407,7 +407,7 @@ def _trained(state: TrainState, job: Job, folder: Path) -> Iterator[Event]:
         raise
 
 
-def _facts(recipe: Recipe, data: Dataset, divided: dict[str, str], started: dict[str, Any]) -> dict[str, Any]:
+def _facts(recipe: Recipe, data: Dataset, divided: dict[str, Any], started: dict[str, Any]) -> dict[str, Any]:
     return {
         "name": data.name,
         "recipe": recipe.to_dict(),
@@ -432,11 +432,11 @@ def _set_on_validation(
     if clf.task == "multi-label":
         least = metrics.best_thresholds(classifier.answers(clf, found), expected)
         yield _note(f"a threshold a label, of the best F1 on {len(found):,} val pictures")
-        return dataclasses.replace(clf, thresholds=dict(zip(clf.classes, least))), ()
+        clf = dataclasses.replace(clf, thresholds=dict(zip(clf.classes, least)))
     if clf.task == "single-label" and _val_chose_nothing(recipe):
         clf = calibration.calibrate(clf, found, expected)
         yield _note(f"calibrated on {len(found):,} val pictures: temperature {clf.temperature:.3f}")
-    if wanted := calibration.wants(recipe.learn.want, clf.classes):
+    if wanted := calibration.wants(recipe.learn.want, clf.classes, clf.task):
         try:
             return calibration.with_thresholds(clf, found, expected, wanted, groups=groups)
         except errors.DataError as error:  # what was trained is not lost

@@ -18,7 +18,7 @@ from typing import TypeVar
 from .. import dicom
 from ..errors import CallError, DataError, PictureError, unknown
 from ..vocabulary import Dataset, Store
-from . import beside, cifar, layout, manifests, sequences
+from . import beside, cifar, layout, manifests, sequences, targets
 from .archives import list_tar, list_zip
 from .downloads import cache_dir
 from .layout import fingerprint
@@ -40,12 +40,13 @@ __all__ = [
     "fingerprint",
     "gather",
     "holds_many",
+    "is_table",
     "pictures",
     "read",
 ]
 
 READABLE = (
-    "a folder of class folders, a zip or tar of one, a CSV or Parquet file with a column of paths, "
+    "a folder of class folders, a zip or tar of one, a CSV, text or Parquet file with a column of paths, "
     f"CIFAR-10's batches, or one of {', '.join(NAMED)}"
 )
 
@@ -61,14 +62,15 @@ def read(
     """The Dataset that `source` holds. Records are sorted by key; classes are numbered by name.
 
     Args:
-        source: a folder, a .zip, .tar or .tar.gz, a .csv, .tsv or .parquet, a folder or .tar.gz of CIFAR-10's batches,
-            or a name of `NAMED`. A path that exists goes before a name. Or a torchvision data set, or whatever has
-            `classes` and gives (picture, index of its class) for each index; or several by their splits' names.
+        source: a folder, a .zip, .tar or .tar.gz, a .csv, .tsv, .txt or .parquet, a folder or .tar.gz of CIFAR-10's
+            batches, or a name of `NAMED`. A path that exists goes before a name. Or a torchvision data set, or whatever
+            has `classes` and gives (picture, index of its class) for each index; or several by their splits' names.
         group: a regular expression on a record's key; its first group, or all of the match, is the record's group.
             For a table also the name of a column. `PatientID`: of DICOM files, the patient, by a name of our own.
         picture, target: a table's columns of paths and of classes, where their names do not tell; several targets
             have commas between them.
-        task: `single-label`, `multi-label` or `regression`, where a table's columns do not tell.
+        task: `single-label`, `multi-label` or `regression`, where a table's columns do not tell; `multi-label` also of
+            class folders: a picture that lies in several of them is one record with all their labels.
 
     Raises:
         CallError: the path does not exist, the name is unknown, `group` is not a regular expression, or a column or
@@ -84,11 +86,11 @@ def read(
         data = sequences.read(source)
         return _with_groups(data, pattern) if (pattern := layout.pattern_of(group)) else data
     path = Path(source)
-    if manifests.is_manifest(path) and path.is_file():
+    if is_table(path):
         columns = manifests.Columns(picture, target, group, task)
         return manifests.read(path, columns)
-    if picture or target or task not in ("", "single-label"):
-        raise CallError("columns", expected="a .csv, .tsv or .parquet file", received=str(source))
+    if picture or target or task not in ("", "single-label", "multi-label"):
+        raise CallError("columns", expected="a .csv, .tsv, .txt or .parquet file", received=str(source))
     pattern = layout.pattern_of(group)
     if path.exists():
         data = _read_path(path)
@@ -99,7 +101,13 @@ def read(
         data = NAMED[str(source)]()
     else:
         raise _missing(source)
+    data = targets.of_folders(data) if task == "multi-label" else data
     return _with_groups(data, pattern) if pattern else data
+
+
+def is_table(source: str | Path) -> bool:
+    """Whether there is a table of paths at `source`, or a list: by its name."""
+    return manifests.is_manifest(Path(source)) and Path(source).is_file()
 
 
 def _missing(source: str | Path) -> CallError:

@@ -75,7 +75,7 @@ class Gathered:
 
 
 def gather(paths: Iterable[Path], *, whole: bool = True) -> Gathered:
-    """Every picture of files, folders, zips, tars, and tables (CSV, TSV, Parquet) with a column of paths.
+    """Every picture of files, folders, zips, tars, and tables (CSV, TSV, TXT, Parquet) with a column of paths.
 
     Args:
         paths: one that is not there, or cannot be looked into, is refused in its own place.
@@ -86,7 +86,8 @@ def gather(paths: Iterable[Path], *, whole: bool = True) -> Gathered:
         try:
             store, keys, refused = _listed(path)
         except (CallError, DataError) as error:
-            found.places[str(path)] = Refusal(str(path), "unreadable", str(error))
+            name = str(path) if whole else path.name
+            found.places[name] = Refusal(name, "unreadable", str(error))
             continue
         many = holds_many(path) or manifests.is_manifest(path)
         base = path.parent if manifests.is_manifest(path) else path

@@ -1,6 +1,7 @@
 """A table of paths and classes → Dataset: CSV in any common encoding, or Parquet (extra `parquet`).
 
 One column names pictures below the table's own folder, one their classes; columns called split and group are followed.
+A text whose first line begins with a picture has no line of names: each line is a path, a mark, and a class or labels.
 Several labels a row, and numbers, are read by `targets`.
 Nothing outside that folder is ever read: absolute paths, `..` and links that lead out are refused, row by row.
 """
@@ -22,13 +23,14 @@ from ..errors import CallError, DataError, MissingExtra
 from ..spreadsheets import bare
 from ..vocabulary import Dataset, Refusal, Split
 from . import layout, targets
-from .listing import Entry, File, in_threads
+from .listing import Entry, File, in_threads, picture_ending
 from .stores import FolderStore, escapes
 
-ENDINGS = (".csv", ".tsv", ".parquet")
+ENDINGS = (".csv", ".tsv", ".txt", ".parquet")
 PICTURES = ("picture", "record", "image", "file", "filename", "file_name", "filepath", "file_path", "path",
             "image_path", "img", "img_path")  # fmt: skip
 TARGETS = ("class", "label", "target", "category", "class_name", "classname", "species", "diagnosis")
+LIST_MARKS = "\t,; "  # what may stand between path and labels where there is no line of names
 SPLITS = ("split", "set", "subset", "partition")
 LARGEST = 1 << 30  # bytes of a table
 LOOKED_AT = 50  # values of a column that tell whether it names pictures
@@ -105,14 +107,17 @@ def paths(path: Path) -> tuple[Path, list[str], list[Refusal]]:
 
 def _csv(path: Path) -> Table:
     text = _text(path)
-    first = text.partition("\n")[0]
+    first = text.partition("\n")[0].rstrip("\r")
+    mark = _list_mark(first)
     # The separator stands in the line of names; a sniffer that also looks at values takes letters for it.
-    separator = max(",;\t|", key=first.count)
+    separator = mark or max(",;\t|", key=first.count)
     try:
         rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True))
     except csv.Error as error:
         raise DataError(f"{path} is no CSV: {error}") from error
     rows = [row for row in rows if any(row)]
+    if mark:
+        rows = [["file", "label"], *([row[0], mark.join(row[1:])] for row in rows)]
     if not rows or len(set(rows[0])) < len(rows[0]):
         raise DataError(f"{path} is no table", expected="a first line of different names", received=first[:80] or "''")
     wrong = [number for number, row in enumerate(rows, 1) if len(row) != len(rows[0])]
@@ -120,6 +125,15 @@ def _csv(path: Path) -> Table:
         raise DataError(f"{path} is no table", expected=f"{len(rows[0])} values a line",
                         received=f"{len(rows[wrong[0] - 1])} in line {wrong[0]}")  # fmt: skip
     return {name.strip(): [bare(row[at]) for row in rows[1:]] for at, name in enumerate(rows[0])}
+
+
+def _list_mark(line: str) -> str:
+    """What stands after the path with which a line begins; "" for a line that begins with none, as one of names."""
+    for mark in LIST_MARKS:
+        cells = next(csv.reader([line], delimiter=mark), [])
+        if cells and picture_ending(cells[0].strip()):
+            return mark
+    return ""
 
 
 def _text(path: Path) -> str:
@@ -184,6 +198,7 @@ def _chosen(table: Table, asked: Columns, root: Path, path: Path) -> tuple[_Chos
     what = {"multi-label": "labels", "regression": "numbers"}[many.task] if many else "classes"
     said = f"pictures from column {picture!r}, {what} from {', '.join(map(repr, columns))}"
     others = [name for name in table if name not in {*elsewhere, *columns}]
+    said += f", parted by {many.parted}" if many and many.parted else ""
     said += f"; not used: {', '.join(map(repr, others))}" if others else ""
     return _Chosen(picture, columns[0], split, group, many), [said]
 

@@ -1,25 +1,30 @@
 """Several targets a row: labels that are there or not, or quantities. Blank is unknown, and stays unknown.
 
-Labels stand in columns of 0 and 1, one a label, or in one column as a list: `cat|dog`, `cat; dog`, a list of Parquet.
-A list that is there knows all labels: those that it lacks are 0; a bar alone, or an empty list, says that none is
-there. Quantities are columns of numbers.
+Labels stand in columns of 0 and 1, one a label, or in one column as a list: `cat|dog`, `cat; dog`, a list of Parquet;
+where no bar or semicolon stands in the whole column, `cat, dog`, and where no comma either, `cat dog`. Or they are the
+folders in which a picture lies. A list that is there knows all labels: those that it lacks are 0; a bar alone, or an
+empty list, says that none is there. Quantities are columns of numbers.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import math
 import re
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import CallError, DataError, unknown
-from ..vocabulary import TASKS, Record, Split, Task
+from ..errors import CallError, DataError, PictureError, unknown
+from ..vocabulary import TASKS, Dataset, Record, Refusal, Split, Task
 from . import layout
 from .listing import Entry
 
 LISTS = ("labels", "tags", "targets", "classes", "categories")
 BLANK = {"", "nan", "na", "n/a", "null", "none", "?"}
+PARTS = {"bars or semicolons": r"[|;]", "commas": r"[|;,]", "spaces": r"[|;,\s]"}  # each with those before it
 FLAGS = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0, "false": 0.0, "true": 1.0, "no": 0.0, "yes": 1.0}
 
 Table = Mapping[str, Sequence[str]]
@@ -33,6 +38,7 @@ class Targets:
     columns: tuple[str, ...]
     classes: tuple[str, ...]
     texts: tuple[str, ...]
+    parted: str = ""  # of lists: what stands between labels
 
     def values(self, text: str) -> tuple[float | None, ...]:
         """`(K,)`: one a class; None where unknown."""
@@ -95,6 +101,45 @@ def records(
                         do="Look at the paths, and at what is refused")  # fmt: skip
     found = (Record(e.key, None, rows[e.key][1], None, e.size, e.crc, of.values(rows[e.key][0])) for e in entries)
     return tuple(sorted(found, key=lambda record: record.key))
+
+
+def of_folders(data: Dataset) -> Dataset:
+    """Class folders as labels: a picture that lies in several, as equal files, is one record with all their labels.
+
+    Within a split, that is: in two splits it is a leak, and stays one. The other files are refused as `same-picture`.
+    """
+    alike: dict[tuple[Split | None, int, int], list[Record]] = defaultdict(list)
+    for record in data.records:
+        alike[record.split, record.size, record.crc].append(record)
+    records: list[Record] = []
+    refused = list(data.refused)
+    for some in alike.values():
+        for first, *others in _equal(data, some):
+            has = {record.target for record in (first, *others)}
+            targets = tuple(float(c in has) for c in range(len(data.classes)))
+            records.append(dataclasses.replace(first, target=None, targets=targets))
+            reason = f"the same bytes as {first.key!r}, which has its label too"
+            refused += [Refusal(record.key, "same-picture", reason) for record in others]
+    records.sort(key=lambda record: record.key)
+    several = sum(sum(value or 0 for value in record.targets) > 1 for record in records)
+    note = f"{several:,} of {len(records):,} pictures lie in several folders, and have the labels of all of them"
+    found = layout.fingerprint(records, data.classes)
+    return dataclasses.replace(data, records=tuple(records), refused=tuple(refused), fingerprint=found,
+                               notes=(*data.notes, note), task="multi-label")  # fmt: skip
+
+
+def _equal(data: Dataset, some: Sequence[Record]) -> list[list[Record]]:
+    """Records of one size and CRC, those of equal bytes together; what cannot be read is left to whoever decodes it."""
+    if len(some) == 1:
+        return [[*some]]
+    found: dict[bytes, list[Record]] = defaultdict(list)
+    for record in some:
+        try:
+            content = hashlib.sha256(bytes(data.store.read(record.key))).digest()
+        except PictureError:
+            content = record.key.encode("utf-8", "surrogatepass")
+        found[content].append(record)
+    return [*found.values()]
 
 
 def _likely(left: Table, task: str, usual: str) -> tuple[str, ...]:
@@ -175,17 +220,19 @@ def _columns(
 
 
 def _listed(table: Table, column: str, path: Path) -> Targets:
-    lists = [_labels(value) for value in table[column]]
+    several = [value.strip() for value in table[column] if value.strip(" |;")]
+    parted = next((name for name, marks in PARTS.items() if any(re.search(marks, value) for value in several)), "")
+    lists = [_labels(value, PARTS[parted or "spaces"]) for value in table[column]]
     classes = layout.in_order({label for found in lists for label in found or ()})
     if not classes:
         raise DataError(f"{path}, column {column!r}", expected="labels with | or ; between them", received="none")
     rows = [(None,) * len(classes) if found is None else [float(name in found) for name in classes] for found in lists]
-    return Targets("multi-label", (column,), classes, tuple(map(_text, rows)))
+    return Targets("multi-label", (column,), classes, tuple(map(_text, rows)), parted)
 
 
-def _labels(value: str) -> set[str] | None:
+def _labels(value: str, marks: str) -> set[str] | None:
     """The labels of a list; None for a blank one."""
-    return {name for part in re.split(r"[|;]", value) if (name := part.strip())} if value.strip() else None
+    return {name for part in re.split(marks, value) if (name := part.strip())} if value.strip() else None
 
 
 def _text(values: Sequence[float | None]) -> str:

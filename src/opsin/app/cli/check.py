@@ -8,13 +8,15 @@ from typing import Any
 import click
 
 from ...errors import CallError
+from . import options
 
 
 @click.command()
 @click.argument("data")
 @click.option("--group", default="", metavar="PATTERN", help="As for opsin train; for a table also a column's name.")
 @click.option("--picture", default="", metavar="COLUMN", help="Of a table: its paths, where their name does not tell.")
-@click.option("--target", default="", metavar="COLUMN", help="Of a table: its classes, where their name does not tell.")
+@click.option("--target", default="", metavar="COLUMNS", help="As for opsin train.")
+@options.task
 @click.option("--split", "divide", is_flag=True, help="Divide DATA as opsin train would, and look across its splits.")
 @click.option("--labels/--no-labels", default=None, help="Look for wrong labels; by default up to 20,000 pictures.")
 @click.option("--page", type=click.Path(path_type=Path, dir_okay=False), help="The report; check.html by default.")
@@ -27,6 +29,7 @@ def command(
     group: str,
     picture: str,
     target: str,
+    task: str,
     divide: bool,
     labels: bool | None,
     page: Path | None,
@@ -39,12 +42,17 @@ def command(
 
     The report is a page with the pictures, where you choose what to keep, exclude, relabel or group; it saves
     fixes.csv, which --apply turns into a new table of the data. None of your files is changed.
+
+    Of several labels or quantities all is looked for but wrong labels and shortcuts, and the report has no choices.
     """
     from ... import checks, isolation, runs, sources
     from . import render
 
     quiet = render.console(stderr=as_json)
-    found = sources.read(data, group=group, picture=picture, target=target)
+    found = sources.read(data, group=group, picture=picture, target=target, task=task)
+    several = found.task != "single-label"
+    if several and labels:
+        raise CallError("--labels", expected="data of one class a picture", received=found.task)
     if fixes:
         _apply(quiet, found, fixes, out)
         return
@@ -53,7 +61,7 @@ def command(
             alike = runs.alike(found, decode=decoders.decode)
             pairs = render.counted(quiet, alike, "dividing", len(found))
         found = runs.divided(found, seed=0, pairs=pairs)
-    wanted = len(found) <= checks.MOST_VECTORS if labels is None else labels
+    wanted = not several and (len(found) <= checks.MOST_VECTORS if labels is None else labels)
     probe = None
     if wanted:
         from ...checks import probes
@@ -68,7 +76,8 @@ def command(
         render.findings(quiet, report)
     page = page or Path("check.html")
     report.save(page)
-    quiet.print(f"\nlook at {page}; what you choose there is saved as fixes.csv, and followed by --apply fixes.csv")
+    choices = "" if several else "; what you choose there is saved as fixes.csv, and followed by --apply fixes.csv"
+    quiet.print(f"\nlook at {page}{choices}")
 
 
 def _apply(quiet: Any, data: Any, fixes: Path, out: Path | None) -> None:

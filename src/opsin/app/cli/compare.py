@@ -15,11 +15,20 @@ from . import options
 @click.argument("data")
 @options.part
 @options.group
+@options.target
 @click.option("--gate", default="", metavar="CONDITIONS", help='"macro-f1 not worse, every class within 2 points".')
 @click.option("--json", "as_json", is_flag=True, help="Print the differences as JSON, and nothing else.")
 @click.pass_context
 def command(
-    ctx: click.Context, first: str, second: str, data: str, part: str | None, group: str, gate: str, as_json: bool
+    ctx: click.Context,
+    first: str,
+    second: str,
+    data: str,
+    part: str | None,
+    group: str,
+    target: str,
+    gate: str,
+    as_json: bool,
 ) -> None:
     """Is B better than A on DATA, by how much, and is that more than chance?
 
@@ -27,16 +36,18 @@ def command(
 
     --gate asks whether B may replace A, for a team's CI: exit code 0 if so, 1 if not. Conditions, with commas between
     them: accuracy, macro-f1, every class or class NAME (their F1), then not worse (no loss is shown), within N points
-    (what was measured is at most so much lower) or better (a gain is shown).
+    (what was measured is at most so much lower) or better (a gain is shown). Of several labels also mAP, macro-auroc
+    and micro-f1; of quantities MAE and RMSE, which within N points lets be N % higher.
     """
-    from ... import comparison, runs, sources
+    from ... import comparison, runs
     from . import render
 
     quiet = render.console(stderr=as_json)
     if gate:
         comparison.conditions(gate)  # before the work, not after it
     models = runs.load(first), runs.load(second)
-    found = render.watched(quiet, comparison.comparing(*models, sources.read(data, group=group), part))  # type: ignore[arg-type]
+    read = runs.data_for(models[0], data, group=group, target=target)
+    found = render.watched(quiet, comparison.comparing(*models, read, part))  # type: ignore[arg-type]
     verdicts = comparison.gate(found, gate) if gate else ()
     if as_json:
         click.echo(json.dumps(comparison.to_dict(found, verdicts)))

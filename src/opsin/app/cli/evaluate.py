@@ -21,7 +21,7 @@ from . import options
 )
 @click.option("--save", type=click.Path(path_type=Path, file_okay=False), help="Where the model with them goes.")
 @click.option("--tta", is_flag=True, help="Also with mirror images, the mean of two answers a picture, side by side.")
-@click.option("--target", default="", metavar="COLUMNS", help="Of a table, as it was given to opsin train.")
+@options.target
 @click.option("--report", type=click.Path(path_type=Path, file_okay=False), help="Write report.html and .json there.")
 @click.option("--pictures/--no-pictures", default=True, help="Whether the report may show pictures of mistakes.")
 @click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON, and nothing else.")
@@ -45,22 +45,24 @@ def command(
     --want sets thresholds on the validation part of DATA instead of those the model has, and says what they cost there
     and on the test. MODEL stays as it is; the one with thresholds is saved by --save.
     """
-    from ... import artefact, comparison, metrics, reports, runs, sources
+    from ... import artefact, comparison, metrics, reports, runs
     from . import render
 
     quiet = render.console(stderr=as_json)
     clf = runs.load(model)
     if bool(wants) != bool(save):
         raise CallError("--want and --save", expected="both: a new model is saved", received="one")
-    task = "" if clf.task == "single-label" else clf.task
-    read = sources.read(data, group=group, target=target or clf.facts.get("target", ""), task=task)
+    read = runs.data_for(clf, data, group=group, target=target)
     if wants and save:
-        clf, settled = render.watched(quiet, runs.settling(clf, read, "; ".join(wants)))
+        clf, settled, found = render.watched(quiet, runs.settling(clf, read, "; ".join(wants)))
         artefact.save(clf, save)
         for one in settled:
             quiet.print(str(one))
         quiet.print(f"saved {save}\n")
-    found = render.watched(quiet, runs.evaluating(clf, read, part))  # type: ignore[arg-type]
+    if tta:
+        found, (mean, both) = render.watched(quiet, runs.with_mirrored(clf, read, part))  # type: ignore[arg-type]
+    elif not wants or part not in (None, "test"):
+        found = render.watched(quiet, runs.evaluating(clf, read, part))  # type: ignore[arg-type]
     answers, scores, tested = found
     if report:
         page = reports.write(reports.of_classifier(clf, answers, tested), report, store=tested.store, pictures=pictures)
@@ -69,9 +71,8 @@ def command(
     if not as_json:
         render.scores(quiet, answers.part, scores)
     if tta:
-        mean, both = render.watched(quiet, runs.with_mirrored(clf, answers, tested))
-        alone, mirrored = (each.logits.argmax(1) for each in (answers, mean))
-        paired = comparison.compare(alone, mirrored, answers.targets, clf.classes, groups=answers.groups)
+        sides = (answers.logits, mean.logits)
+        paired = comparison.of_logits((clf, clf), sides, answers.targets, groups=answers.groups)
         told["tta"] = {"scores": metrics.to_dict(both), "paired": comparison.to_dict(paired)}
         if not as_json:
             render.side_by_side(quiet, scores, both, paired)

@@ -10,4 +10,11 @@ part = click.option(
     default=None,
     help="Which part of DATA; test by default, all where it has no split.",
 )
+task = click.option(
+    "--task",
+    default="",
+    metavar="TASK",
+    help="single-label, multi-label, regression, where a table's columns do not tell; multi-label of folders, too.",
+)
+target = click.option("--target", default="", metavar="COLUMNS", help="Of a table, as it was given to opsin train.")
 group = click.option("--group", default="", metavar="PATTERN", help="As it was given to opsin train.")

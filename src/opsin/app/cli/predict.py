@@ -27,10 +27,18 @@ EVERY = 30.0  # seconds between two lines on how far it is, where there is no te
     help="Write all probabilities: .csv, .jsonl or .parquet. Called again after an interruption, it goes on.",
 )
 @click.option("--fast", is_flag=True, help="Also lower precision, where 99.5 % of labels are the reference's.")
+@click.option("--tta", is_flag=True, help="Of each picture and its mirror image, the mean: twice the work.")
 @click.option("--trusted", is_flag=True, help="Decode here, not in child processes that a bad picture cannot leave.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON Lines: one object a picture, all probabilities.")
 def command(
-    model: str, paths: tuple[Path, ...], top: int, out: Path | None, fast: bool, trusted: bool, as_json: bool
+    model: str,
+    paths: tuple[Path, ...],
+    top: int,
+    out: Path | None,
+    fast: bool,
+    tta: bool,
+    trusted: bool,
+    as_json: bool,
 ) -> None:
     """Name what is on pictures. MODEL is a model's folder, a run's name, last, or imagenet.
 
@@ -38,7 +46,7 @@ def command(
 
     PATHS are files, folders, zips, tars, tables with a column of paths (CSV, TSV, Parquet), and - for paths on standard
     input, one a line. Every file gets a line: its classes with probabilities, or its error. With --out they are written
-    there, and shown only as far as --json asks.
+    there, and shown only as far as --json asks. --tta is refused where a mirror image may be of another class.
 
     \b
         opsin predict last new/ --out new.csv
@@ -48,9 +56,11 @@ def command(
     from . import render
 
     clf = runs.load(model)
+    if tta:
+        runs.refuse_mirrors(clf)
     found = sources.gather(_expanded(paths), whole=len(paths) > 1 or Path("-") in paths)
     told = render.console(stderr=True)
-    of = _work(classifier.digest(clf), paths, fast)
+    of = _work(classifier.digest(clf), paths, fast, *["mirrored"] * tta)
     form = classifier.blank(clf)
     table_of = reports.predictions(out, clf.classes, of=of, form=form)
     with _kept(out), table_of as table, isolation.Decoders() as children:
@@ -64,7 +74,8 @@ def command(
         for note in choice.notes:
             told.print(note)
         lines = as_json or not out  # on standard output, which a bar would draw over
-        work = classifier.predict_store(clf, found, left, run=choice.engine, decode=decode)
+        run = classifier.both_sides(choice.engine) if tta else choice.engine
+        work = classifier.predict_store(clf, found, left, run=run, decode=decode)
         for prediction in _told(told, work, len(left), bar=not lines):
             table.write(prediction)
             if lines:
@@ -88,13 +99,14 @@ def _kept(out: Path | None) -> Iterator[None]:
         raise errors.Interrupted("stopped, nothing lost", do="Go on with the same command") from None
 
 
-def _work(digest: str, paths: tuple[Path, ...], fast: bool) -> str:
+def _work(digest: str, paths: tuple[Path, ...], fast: bool, *choices: str) -> str:
     """A word for this work: what another call with it has written may be gone on with."""
     facts = (
         digest,
         fast,
         str(Path().resolve()),
         *(str(path if str(path) == "-" else path.resolve()) for path in paths),
+        *choices,
     )
     return hashlib.sha256("\0".join(map(str, facts)).encode("utf-8", "surrogateescape")).hexdigest()[:12]
 

@@ -51,19 +51,18 @@ def scores(out: Console, name: str, found: Scores) -> None:
 
 def series(out: Console, found: runs.Series) -> None:
     """What folds or seeds measured: each run, then all of them together or their spread."""
-    table = _table("run", "accuracy", "macro F1", "n")
+    table = _table("run", *found.shown, "n")
     for name, each in found.scores.items():
-        table.add_row(
-            f"{name}   {found.texts[name]}", str(each.overall["accuracy"]), str(each.overall["macro F1"]), f"{each.n:,}"
-        )
+        table.add_row(f"{name}   {found.texts[name]}", *(str(each.overall[key]) for key in found.shown), f"{each.n:,}")
     out.print()
     out.print(table)
     if found.pooled:
         scores(out, "pooled", found.pooled)
         worst = found.scores[found.worst].overall
-        out.print(f"worst  {found.texts[found.worst]}: accuracy {worst['accuracy']}   macro F1 {worst['macro F1']}")
+        shown = "   ".join(f"{name} {worst[name]}" for name in found.shown)
+        out.print(f"worst  {found.texts[found.worst]}: {shown}")
     else:
-        shown = "   ".join(f"{name} {found.spread[name]}" for name in ("accuracy", "macro F1"))
+        shown = "   ".join(f"{name} {found.spread[name]}" for name in found.shown)
         out.print(f"mean of {len(found.scores)} seeds, least to greatest   {shown}", style="bold")
     out.print(f"\nscores {found.folder / 'scores.json'} · each run has a report.html in its folder")
 
@@ -72,7 +71,7 @@ def side_by_side(out: Console, alone: Scores, both: Scores, paired: Comparison) 
     """The overall scores with and without mirror images, and whether their difference is more than chance."""
     table = _table("score", "each picture alone", "with its mirror image")
     for name, score in alone.overall.items():
-        if name != "largest class":
+        if name not in ("largest class", "no skill mAP", "always the mean"):
             table.add_row(name, str(score), str(both.overall[name]))
     out.print(table)
     for name, difference in paired.overall.items():

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...errors import CallError, writing
+from . import options
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,12 +67,7 @@ class Asked:
 )
 @click.option("--picture", default="", metavar="COLUMN", help="Of a table: its paths, where their name does not tell.")
 @click.option("--target", default="", metavar="COLUMNS", help="Of a table: the column, or a,b,c, of what to learn.")
-@click.option(
-    "--task",
-    default="",
-    metavar="TASK",
-    help="single-label, multi-label, regression, where a table's columns do not tell.",
-)
+@options.task
 @click.option(
     "--want", "wants", multiple=True, metavar="WANT", help='Set thresholds: "bad recall>=0.98", "accuracy>=0.99".'
 )
@@ -121,15 +117,16 @@ class Asked:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON, and nothing else.")
 @click.pass_context
-def command(ctx: click.Context, /, **options: Any) -> None:
+def command(ctx: click.Context, /, **said: Any) -> None:
     """From a folder of pictures to a tested, saved classifier.
 
     DATA is a folder of class folders (with or without train/ val/ test/), a zip of one, a table (CSV, TSV, Parquet)
-    with a column of paths, or a named set (opsin list datasets). Without a split 70/15/15 are drawn, stratified.
+    with a column of paths, a list of paths and classes (TXT), or a named set (opsin list datasets). Without a split
+    70/15/15 are drawn, stratified.
     """
     from . import render
 
-    asked = Asked(**options)
+    asked = Asked(**said)
     quiet = render.console(stderr=asked.as_json)
     if asked.resume:
         if asked.settles():
@@ -164,7 +161,12 @@ def _begun(out: Console, asked: Asked, source: str) -> bool:
     _chosen(asked, None)  # as far as no task is known
     tracking.check(asked.track)
     first = runs.load(asked.start) if asked.start else None
-    columns = {"group": asked.group, "picture": asked.picture, "target": asked.target, "task": asked.task}
+    columns: dict[str, Any] = {
+        "group": asked.group,
+        "picture": asked.picture,
+        "target": asked.target,
+        "task": asked.task,
+    }
     origin = runs.Origin(str(Path(source).resolve() if Path(source).exists() else source), **columns)
     data = sources.read(source, **columns)
     chosen = _chosen(asked, data.task)
