@@ -32,7 +32,6 @@ import opsin
 from opsin import cache, classifier, comparison, engines, exporting, features, models, plans, preprocessing, runs
 from opsin.classifier import Classifier
 from opsin.errors import MachineError
-from opsin.models import NetworkSpec
 from opsin.plans import Plan
 from opsin.preprocessing import Preprocessing
 from opsin.vocabulary import Dataset, finished
@@ -59,16 +58,21 @@ def networks(run: Path, data: Dataset) -> Iterator[tuple[str, Classifier]]:
         if name == TRAINED:
             yield name, opsin.load(run)
             continue
-        torch.manual_seed(0)
-        spec, road = models.spec_for(name, len(data.classes), side), Preprocessing(side)
-        clf = Classifier(models.build(spec), spec, road, data.classes, temperature=1.5)
-        _, (pixels,) = finished(cache.build(data.train, [road]))
-        vectors = finished(features.extract(clf.network, pixels, road, Plan(threads=torch.get_num_threads())))
-        targets = np.array([record.target for record in pixels.data.records])
-        head = models.head(clf.network)
-        for parameter, found in zip(head.parameters(), features.fit_head(vectors, targets, len(data.classes))):
-            parameter.copy_(torch.from_numpy(found))
-        yield name, clf
+        yield name, with_head(name, side, data)
+
+
+def with_head(name: str, side: int, data: Dataset) -> Classifier:
+    """Random weights, and a head fitted on what they make of training pictures: answers as a trained one's."""
+    torch.manual_seed(0)
+    spec, road = models.spec_for(name, len(data.classes), side), Preprocessing(side)
+    clf = Classifier(models.build(spec), spec, road, data.classes, temperature=1.5)
+    _, (pixels,) = finished(cache.build(data.train, [road]))
+    vectors = finished(features.extract(clf.network, pixels, road, Plan(threads=torch.get_num_threads())))
+    targets = np.array([record.target for record in pixels.data.records])
+    head = models.head(clf.network)
+    for parameter, found in zip(head.parameters(), features.fit_head(vectors, targets, len(data.classes))):
+        parameter.copy_(torch.from_numpy(found))
+    return clf
 
 
 # ── parity ──
@@ -228,7 +232,8 @@ def speed(archive: Path, rounds: int, most: int) -> None:
     files = jpegs(archive, most)
     rows: list[list[object]] = []
     state = conditions(*VERSIONS, "torchvision")
-    for name, clf in {"EfficientNet-Lite0": classifier.imagenet(), "ResNet-50": resnet50(files)}.items():
+    resnet50 = with_head("resnet50", 224, opsin.read(archive))
+    for name, clf in {"EfficientNet-Lite0": classifier.imagenet(), "ResNet-50": resnet50}.items():
         sides = {**own_sides(clf, files), "torch, eager": eager(clf), **openvino_sides(clf)}
         for work, step, given in (("batches of 32", BATCH, files), ("single", 1, files[: most // 8])):
             timed = alternating(
@@ -256,7 +261,7 @@ def speed(archive: Path, rounds: int, most: int) -> None:
             "torch, eager: Pillow, torchvision's transforms, channels first, fp32, as its documentation has it",
             "OpenVINO by hand: the same preprocessing as opsin's, on as many threads, then a batch's answers",
             "opsin in fp32 is compared with it in fp32, --fast with the precision that OpenVINO takes by itself",
-            "ResNet-50 has random weights, and a random head on standardised features so that its labels differ",
+            "ResNet-50 has random weights and a head fitted on training pictures; pictures are squashed to a square",
         ],
     )
 
@@ -275,20 +280,6 @@ def jpegs(archive: Path, most: int) -> list[bytes]:
         names = sorted(name for name in opened.namelist() if name.lower().endswith((".jpg", ".jpeg")))
         chosen = np.linspace(0, len(names) - 1, min(most, len(names))).astype(int)
         return [opened.read(names[number]) for number in chosen]
-
-
-def resnet50(files: Sequence[bytes]) -> Classifier:
-    """Random weights, with a head whose answers differ from picture to picture as those of a trained one do."""
-    torch.manual_seed(0)
-    spec, road = NetworkSpec("resnet50", 1000, 224), Preprocessing(224, "crop")
-    clf = Classifier(models.build(spec), spec, road, tuple(map(str, range(1000))))
-    images = torch.stack([preprocessing.load(road, data) for data in files[:64]])
-    with torch.no_grad():
-        found = models.features(clf.network, preprocessing.normalise(road, images))
-        head = models.head(clf.network)
-        head.weight.copy_(torch.randn_like(head.weight) / (found.std(0) + 1e-6) / found.shape[1] ** 0.5 * 3)
-        head.bias.copy_(-head.weight @ found.mean(0))
-    return clf
 
 
 class Held:
@@ -324,12 +315,13 @@ def eager(clf: Classifier) -> Side:
     network.load_state_dict(clf.network.state_dict())
     network.to(memory_format=torch.contiguous_format)
     road = clf.preprocessing
+    mode = v2.InterpolationMode[road.interpolation.upper()]
+    whole = round(road.size / road.crop_fraction)
+    crop = [v2.Resize(whole, interpolation=mode), v2.CenterCrop(road.size)]
+    geometry = crop if road.fit == "crop" else [v2.Resize((road.size, road.size), interpolation=mode)]
     transform = v2.Compose(
         [
-            v2.Resize(
-                round(road.size / road.crop_fraction), interpolation=v2.InterpolationMode[road.interpolation.upper()]
-            ),
-            v2.CenterCrop(road.size),
+            *geometry,
             v2.ToImage(),
             v2.ToDtype(torch.float32, scale=True),
             v2.Normalize(road.mean, road.std),

@@ -393,6 +393,28 @@ def test_the_average_is_numpys_and_whole_numbers_are_copied() -> None:
     assert average.values["num_batches_tracked"] == 12
 
 
+def test_from_its_beginning_on_every_step_counts_alike() -> None:
+    made = nn.BatchNorm1d(2).double()
+    made.weight.requires_grad_(False)
+    average = optim.average(made, chosen(average_from=0.6), 10, pretrained=False)
+    given = np.random.default_rng(0).normal(size=(10, 2))
+    for update, row in enumerate(given):
+        made.weight.copy_(torch.from_numpy(row))
+        made.running_var.fill_(update)  # type: ignore[union-attr]
+        average.update(made)
+        expected = row if update < 6 else given[6 : update + 1].mean(0)
+        np.testing.assert_allclose(average.values["weight"].numpy(), expected, rtol=1e-12)
+    assert average.values["running_var"].tolist() == pytest.approx([7.5, 7.5])  # of 6, 7, 8, 9
+
+
+def test_there_is_no_average_unless_asked_for_and_never_two() -> None:
+    made = nn.Linear(2, 2)
+    assert optim.average(made, chosen(), 10, pretrained=False) is None
+    assert optim.average(made, chosen(average_from=0.99), 10, pretrained=False) is None  # nothing is left to average
+    with pytest.raises(CallError, match="ema or average_from"):
+        optim.refuse_two_averages(chosen(ema=0.9, average_from=0.5))
+
+
 def test_the_average_is_a_copy_that_learns_nothing() -> None:
     made = nn.Linear(2, 2)
     before = made.weight.detach().clone()

@@ -348,6 +348,7 @@ CHOICES = {
     "adamw, averaged": {"optimiser": "adamw", "ema": 0.9, "weight_decay": 0.1},
     "best, patience": {"keep": "best", "patience": 1, "optimiser": "nesterov"},
     "plain": {"optimiser": "sgd"},
+    "averaged at the end": {"average_from": 0.5},
     "adam, looking back": {"optimiser": "adam", "lookahead": 2},
     "rmsprop": {"optimiser": "rmsprop", "lr": 0.001},
     "lion": {"optimiser": "lion", "weight_decay": 0.1, "lr": 0.001},

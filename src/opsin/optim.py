@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .errors import unknown
+from .errors import CallError, unknown
 from .recipe import OptimiserChoice
 
 Groups = list[dict[str, Any]]
@@ -139,27 +139,50 @@ def clip(parameters: Iterable[Tensor], choice: OptimiserChoice) -> None:
         nn.utils.clip_grad_norm_(learning, choice.clip_norm)
 
 
-class Average:
-    """Exponential moving average of weights and buffers (Polyak & Juditsky 1992).
+def refuse_two_averages(choice: OptimiserChoice) -> None:
+    """Raises CallError."""
+    if choice.ema and choice.average_from < 1:
+        raise CallError("two averages", expected="ema or average_from", received="both", do="Leave one of them out")
 
-    Random first weights are soon forgotten: early on the decay is less, (1 + t) / (10 + t). Pretrained ones are worth
-    remembering: between them and what they became lie weights that know both (Wortsman et al. 2021, arXiv 2109.01903).
+
+def average(network: nn.Module, choice: OptimiserChoice, steps: int, *, pretrained: bool) -> Average | None:
+    """What averages the weights of a run of so many steps; None where nothing is to be averaged."""
+    if choice.ema:
+        return Average(network, choice.ema, pretrained=pretrained)
+    begin = round(choice.average_from * steps)
+    return Average(network, begin=begin) if begin < steps else None
+
+
+class Average:
+    """A moving average of weights and buffers: exponential, or equal from update `begin` on.
+
+    Exponential (Polyak & Juditsky 1992): random first weights are soon forgotten, as early on the decay is less,
+    (1 + t) / (10 + t). Pretrained ones are worth remembering: between them and what they became lie weights that know
+    both (Wortsman et al. 2021, arXiv 2109.01903). Equal (Izmailov et al. 2018, arXiv 1803.05407): until it begins
+    the weights as they are; batch norms' statistics are averaged, not measured anew.
     """
 
-    def __init__(self, network: nn.Module, decay: float, *, pretrained: bool = False) -> None:
-        self.decay, self.pretrained, self.updates = decay, pretrained, 0
+    def __init__(
+        self, network: nn.Module, decay: float = 0.0, *, pretrained: bool = False, begin: int | None = None
+    ) -> None:
+        self.decay, self.pretrained, self.begin, self.updates = decay, pretrained, begin, 0
         self.values = {name: value.detach().clone() for name, value in network.state_dict().items()}
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
         """Move towards the network's present weights; whole numbers are copied."""
         self.updates += 1
-        decay = self.decay if self.pretrained else min(self.decay, (1 + self.updates) / (10 + self.updates))
         for name, value in network.state_dict().items():
             if value.is_floating_point():
-                self.values[name].lerp_(value, 1 - decay)
+                self.values[name].lerp_(value, 1 - self._kept())
             else:
                 self.values[name].copy_(value)
+
+    def _kept(self) -> float:
+        """The share of the average that this update leaves."""
+        if self.begin is not None:
+            return 1 - 1 / max(1, self.updates - self.begin)
+        return self.decay if self.pretrained else min(self.decay, (1 + self.updates) / (10 + self.updates))
 
 
 def slow_weights(network: nn.Module) -> dict[str, Tensor]:

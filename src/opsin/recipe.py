@@ -132,6 +132,9 @@ class OptimiserChoice:
     step_every: Annotated[int, Ge(1), doc("epochs between the drops of schedule step")] = 10
     step_factor: Annotated[float, Interval(gt=0, le=1), doc("what a drop multiplies the rate with")] = 0.1
     ema: Annotated[float, Interval(ge=0, lt=1), doc("decay a step of the averaged weights; 0: off")] = 0.0
+    average_from: Annotated[
+        float, Interval(ge=0, le=1), doc("share of all steps after which all count alike; 1: off")
+    ] = 1.0
     lookahead: Annotated[int, Ge(0), doc("steps after which weights go half-way back; 0: off")] = 0
 
 

@@ -94,6 +94,7 @@ def check(
     ):
         if name not in table:
             raise errors.unknown(what, name, table)
+    optim.refuse_two_averages(recipe.optim)
     _offered(how), _offered_for_features(how)
 
 

@@ -77,7 +77,8 @@ def start(network: nn.Module, job: Job) -> TrainState:
     optimiser = optim.optimiser(
         network, recipe.optim, models.stages(network) if tuned else (), recipe.finetune.layer_decay if tuned else 1.0
     )
-    average = optim.Average(network, recipe.optim.ema, pretrained=tuned) if recipe.optim.ema else None
+    steps = recipe.learn.epochs * len(job.batches)
+    average = optim.average(network, recipe.optim, steps, pretrained=tuned)
     slow = optim.slow_weights(network) if recipe.optim.lookahead else None
     forward = torch.compile(network) if job.plan.compiled else network
     return TrainState(network, forward, optimiser, micro=recipe.learn.batch, average=average, slow=slow)
