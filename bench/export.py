@@ -232,9 +232,12 @@ def speed(archive: Path, rounds: int, most: int) -> None:
     files = jpegs(archive, most)
     rows: list[list[object]] = []
     state = conditions(*VERSIONS, "torchvision")
-    resnet50 = with_head("resnet50", 224, opsin.read(archive))
+    data = opsin.read(archive)
+    resnet50 = with_head("resnet50", 224, data)
     for name, clf in {"EfficientNet-Lite0": classifier.imagenet(), "ResNet-50": resnet50}.items():
         sides = {**own_sides(clf, files), "torch, eager": eager(clf), **openvino_sides(clf)}
+        if clf is resnet50:
+            sides["opsin, int8 file"] = int8_side(clf, data)
         for work, step, given in (("batches of 32", BATCH, files), ("single", 1, files[: most // 8])):
             timed = alternating(
                 {
@@ -260,7 +263,7 @@ def speed(archive: Path, rounds: int, most: int) -> None:
         notes=[
             "torch, eager: Pillow, torchvision's transforms, channels first, fp32, as its documentation has it",
             "OpenVINO by hand: the same preprocessing as opsin's, on as many threads, then a batch's answers",
-            "opsin in fp32 is compared with it in fp32, --fast with the precision that OpenVINO takes by itself",
+            "opsin in fp32 is compared with it in fp32, --fast and int8 with what OpenVINO takes by itself",
             "ResNet-50 has random weights and a head fitted on training pictures; pictures are squashed to a square",
         ],
     )
@@ -268,6 +271,7 @@ def speed(archive: Path, rounds: int, most: int) -> None:
 
 HAND = {
     "opsin": "OpenVINO by hand, fp32",
+    "opsin, int8 file": "OpenVINO by hand, its own precision",
     "opsin --fast": "OpenVINO by hand, its own precision",
     "torch, eager": "OpenVINO by hand, fp32",
     "OpenVINO by hand, fp32": "OpenVINO by hand, fp32",
@@ -300,6 +304,18 @@ def own_sides(clf: Classifier, files: Sequence[bytes]) -> dict[str, Side]:
         print(name, choice.plan, *choice.notes, sep=" · ")
         sides[name] = lambda data, run=choice.engine: own(clf, data, run)
     return sides
+
+
+def int8_side(clf: Classifier, data: Dataset) -> Side:
+    """The road of `opsin predict`, on the file that `opsin export --int8` writes."""
+    with tempfile.TemporaryDirectory() as temporary:
+        file = Path(temporary) / "model.onnx"
+        exporting.export(clf, file, data.val)
+        found = exporting.quantise(clf, file, data.train, data.val)
+        print(f"int8: {found}; {found.why or 'kept'}")
+        assert not found.why, found.why
+        opened = exporting.FORMS["onnx"].open(found.file)
+    return lambda given: own(clf, given, lambda images: np.log(opened.run(images)[-1]) * clf.temperature)
 
 
 def own(clf: Classifier, data: Sequence[bytes], run: engines.Engine) -> list[str | None]:
