@@ -25,9 +25,8 @@ def text(clf: Classifier, file: str, to: str, resize: bool, parity: str) -> str:
         "",
         f"{DOES[clf.task].format(len(clf.classes))}. In: {given}, uint8 `(batch, 3, height, width)`.",
         f"Out: {ANSWERS[clf.task]}, float32 `(batch, {len(clf.classes)})`. "
-        f"{'Resizing, normalisation' if resize else 'Normalisation'} and all that follows are inside; names and all",
-        "else are in the file, and in",
-        f"`{file.rpartition('.')[0]}.json`.",
+        f"{'Resizing, normalisation' if resize else 'Normalisation'} and all that follows are inside;",
+        f"names and all else are in the file and in `{file.rpartition('.')[0]}.json`.",
         "",
         f"Measured when it was written, beside torch in fp32: {parity}.",
         "",

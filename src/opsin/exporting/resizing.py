@@ -157,7 +157,7 @@ def _opset(model: Any) -> int:
 def python(interpolation: str) -> list[str]:
     """`resize(image, axis, length)`: `(H, W, 3)` in 0…255 → the same, one axis of another length."""
     return [
-        "def resize(image, axis, length):  # in whole numbers, as torch and Pillow do it",
+        "def resize(image, axis, length):  # in whole numbers, as torch does it",
         "    n, scale = image.shape[axis], image.shape[axis] / length",
         "    x = np.abs(np.arange(n) - scale * (np.arange(length)[:, None] + 0.5) + 0.5) / max(scale, 1)",
         f"    weights = {KERNELS[interpolation]['python']}",
@@ -172,7 +172,7 @@ def python(interpolation: str) -> list[str]:
 def javascript(interpolation: str) -> list[str]:
     """`resize(pixels, n, length, stride)`: values of pixels in rows → the same, n along an axis become `length`."""
     return [
-        "function resize(pixels, n, length, stride) { // in whole numbers, as torch and Pillow do it",
+        "function resize(pixels, n, length, stride) { // in whole numbers, as torch does it",
         "  const scale = n / length, wide = Math.max(scale, 1);",
         f"  const kernel = (x) => {KERNELS[interpolation]['js']};",
         "  const rows = Array.from({ length }, (_, i) => {",
