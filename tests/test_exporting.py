@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import re
 import shutil
-import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
@@ -19,62 +17,16 @@ import torch
 from PIL import Image
 
 import opsin
-from opsin import classifier, engines, exporting, preprocessing
+from exported import CLASSES, FORMS, NEEDS, RESIZING, TASKS, data, made, name_of, needed, of_task, soft
+from opsin import classifier, exporting, preprocessing
 from opsin.app import cli
 from opsin.classifier import Classifier
 from opsin.errors import CallError, DataError, MachineError, MissingExtra, ModelError
-from opsin.exporting import graphs, readme, resizing
+from opsin.exporting import graphs, resizing
 from opsin.preprocessing import Preprocessing
 from opsin.sources import ArrayStore
 from opsin.vocabulary import Dataset, Record
 from tiny import ROAD, Net, seeded, write_pngs
-
-CLASSES = ("red", "green", "blue")
-RESIZING = pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-
-
-def needed(*names: str) -> None:
-    for name in names:
-        if name not in engines.installed():
-            pytest.skip(f"needs {name}: pip install 'opsin[fast]'")
-
-
-NEEDS = {"onnx": "onnxruntime", "openvino": "openvino", "torch": "torch"}
-FORMS = pytest.mark.parametrize("form", exporting.FORMS)
-
-
-def sure(network: torch.nn.Module) -> torch.nn.Module:
-    """Weights so large that answers differ from picture to picture."""
-    with torch.no_grad():
-        network.head.weight *= 5
-    return network
-
-
-def made(road: Preprocessing = ROAD) -> Classifier:
-    return Classifier(sure(seeded(Net)), None, road, CLASSES, temperature=1.7, thresholds={"red": 0.4})
-
-
-def soft(n: int, seed: int = 0, least: int = 20, most: int = 60) -> dict[str, np.ndarray]:
-    """Coloured pictures of different sizes, smooth as photographs are, with a grain that only antialiasing removes."""
-    rng = np.random.default_rng(seed)
-    found = {}
-    for number in range(n):
-        height, width = rng.integers(least, most, 2)
-        small = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
-        large = np.asarray(Image.fromarray(small).resize((int(width), int(height)), Image.Resampling.BICUBIC))
-        grain = rng.integers(-60, 61, large.shape)
-        found[f"{number:03}"] = np.clip(large.astype(int) + grain, 0, 255).astype(np.uint8)
-    return found
-
-
-def data(n: int = 40, **sides: int) -> Dataset:
-    pictures = soft(n, **sides)
-    return Dataset("soft", tuple(Record(key) for key in pictures), (), ArrayStore(pictures), "")
-
-
-def name_of(form: str) -> str:
-    return f"model{exporting.FORMS[form].endings[0]}"
-
 
 # ── what is written ──
 
@@ -250,64 +202,6 @@ def test_pictures_of_any_size_are_resized_inside(interpolation: str, tmp_path: P
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def torch_resized(pictures: np.ndarray, height: int, width: int, interpolation: str) -> np.ndarray:
-    """(B, H, W, 3) → (B, height, width, 3)"""
-    batch = torch.from_numpy(pictures).permute(0, 3, 1, 2)
-    resized = torch.nn.functional.interpolate(batch, size=(height, width), mode=interpolation, antialias=True)
-    return resized.permute(0, 2, 3, 1).numpy()
-
-
-SHAPES = [(50, 31), (31, 50), (24, 24), (7, 90), (1, 1), (300, 25), (23, 48)]
-
-
-def hard(height: int, width: int) -> np.ndarray:
-    """Noise and black beside white, for what overshoots."""
-    picture = np.random.default_rng(height).integers(0, 256, (2, height, width, 3), dtype=np.uint8)
-    picture[:, : height // 2] = 255 * (picture[:, : height // 2] > 127)
-    return picture
-
-
-@RESIZING
-@pytest.mark.parametrize("shape", SHAPES)
-def test_the_graph_resizes_as_torch_does_to_the_level(shape: tuple[int, int], interpolation: str) -> None:
-    needed("onnxruntime")
-    onnx, runtime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
-    ends = "(uint8[batch,3,24,24] images) => (uint8[batch,3,24,24] same)"
-    model = onnx.parser.parse_model(
-        f'<ir_version: 10, opset_import: ["" : 18]> network {ends} {{ same = Identity (images) }}'
-    )
-    content = resizing.before(onnx, model, 24, interpolation).SerializeToString()
-    pictures = hard(*shape)
-    (found,) = runtime.InferenceSession(content).run(None, {"pictures": pictures.transpose(0, 3, 1, 2)})
-    assert np.array_equal(found.transpose(0, 2, 3, 1), torch_resized(pictures, 24, 24, interpolation))
-
-
-@RESIZING
-@pytest.mark.parametrize("shape", SHAPES)
-def test_the_lines_of_python_resize_as_torch_does_to_the_level(shape: tuple[int, int], interpolation: str) -> None:
-    exec("\n".join(resizing.python(interpolation)), scope := {"np": np})
-    (first, _), (expected, _) = (pictures := hard(*shape)), torch_resized(pictures, 20, 24, interpolation)
-    assert np.array_equal(scope["resize"](scope["resize"](first, 1, 24), 0, 20), expected)
-
-
-@RESIZING
-def test_the_lines_of_javascript_resize_as_torch_does_to_the_level(interpolation: str, tmp_path: Path) -> None:
-    if not shutil.which("node"):
-        pytest.skip("needs node")
-    pictures = {shape: hard(*shape)[:1] for shape in SHAPES}
-    asked = [[*shape, picture.ravel().tolist()] for shape, picture in pictures.items()]
-    lines = [
-        *resizing.javascript(interpolation),
-        f"const made = {json.dumps(asked)}.map(([height, width, pixels]) =>",
-        "  Array.from(resize(resize(pixels, width, 24, 3), height, 20, 3 * 24)));",
-        "console.log(JSON.stringify(made));",
-    ]
-    (tmp_path / "run.mjs").write_text("\n".join(lines), encoding="utf-8")
-    done = subprocess.run(["node", "run.mjs"], cwd=tmp_path, capture_output=True, text=True, check=True)
-    for picture, found in zip(pictures.values(), json.loads(done.stdout), strict=True):
-        assert found == torch_resized(picture, 20, 24, interpolation).ravel().tolist()
-
-
 @pytest.mark.parametrize("fit", ["letterbox", "crop"])
 def test_what_has_no_form_in_a_graph_is_refused(fit: str, tmp_path: Path) -> None:
     with pytest.raises(CallError, match=f"no form in a graph.*squash.*received {fit}"):
@@ -317,16 +211,6 @@ def test_what_has_no_form_in_a_graph_is_refused(fit: str, tmp_path: Path) -> Non
 
 
 # ── other tasks ──
-
-
-def of_task(task: str, road: Preprocessing = ROAD) -> Classifier:
-    """Several labels, each with a threshold of its own; or three quantities of quite different units."""
-    if task == "multi-label":
-        return dataclasses.replace(made(road), task=task, thresholds={"red": 0.3, "green": 0.6})
-    return dataclasses.replace(made(road), task=task, thresholds={}, scale=((5.0, 2.0), (-300.0, 40.0), (0.0, 0.01)))
-
-
-TASKS = pytest.mark.parametrize("task", ["multi-label", "regression"])
 
 
 @FORMS
@@ -353,25 +237,6 @@ def test_a_fault_in_the_answers_of_other_tasks_is_found(
     with pytest.raises(ModelError, match=f"begins at: {graphs.ANSWERS[task]}"):
         exporting.export(of_task(task), tmp_path / "model.pt2", data(), to="torch")
     assert os.listdir(tmp_path) == []
-
-
-@TASKS
-def test_the_lines_for_other_tasks_answer_as_opsin_does(task: str, tmp_path: Path) -> None:
-    needed("onnxruntime")
-    clf = of_task(task, Preprocessing(8))
-    exporting.export(clf, tmp_path / "model.onnx", data(24))
-    files = photographs(tmp_path / "photos")
-    call = [sys.executable, "-c", block(tmp_path, "python"), *map(str, files)]
-    said = subprocess.run(call, capture_output=True, text=True, cwd=tmp_path, check=True).stdout.splitlines()
-    assert len(said) == len(files)
-    for line, file in zip(said, files):
-        path, *found = line.split("\t")
-        expected = opsin.predict(clf, file)
-        assert path == str(file)
-        if task == "regression":
-            np.testing.assert_allclose(np.array(found, float), expected.values, rtol=1e-4, atol=1e-5)
-        else:
-            assert set(filter(None, found[0].split(";"))) == {name for name, _ in expected.labels}
 
 
 # ── eight bits ──
@@ -417,107 +282,6 @@ def test_eight_bits_need_pictures_of_known_classes(tmp_path: Path) -> None:
         exporting.quantise(made(), tmp_path / "model.onnx", none, data(4))
     with pytest.raises(DataError, match="without a class"):
         exporting.quantise(made(), tmp_path / "model.onnx", data(4), data(4))
-
-
-# ── the lines of README.md ──
-
-
-def photographs(folder: Path, *, most: int = 300) -> list[Path]:
-    """JPEGs and PNGs: large ones, which are decoded smaller, odd sides, gray, turned by their Exif."""
-    folder.mkdir()
-    files = []
-    for number, picture in enumerate(soft(24, least=most // 15, most=most).values()):
-        image = Image.fromarray(picture)
-        file = folder / f"{number:02}.{'png' if number % 4 == 3 else 'jpg'}"
-        exif = Image.Exif()
-        exif[0x0112] = 1 + number % 8
-        image.convert("L" if number % 5 == 4 else "RGB").save(
-            file, exif=exif, **({} if file.suffix == ".png" else {"quality": 92})
-        )
-        files.append(file)
-    return files
-
-
-def block(folder: Path, language: str) -> str:
-    text = (folder / "README.md").read_text(encoding="utf-8")
-    return re.search(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)[1]
-
-
-def answers(said: str) -> dict[str, tuple[str, float]]:
-    rows = [line.split("\t") for line in said.splitlines()]
-    return {path: (label, float(probability)) for path, label, probability in rows}
-
-
-def agreeing(clf: Classifier, found: dict[str, tuple[str, float]], files: list[Path], close: float) -> float:
-    """The share of equal labels; what was said of each is close."""
-    assert list(found) == [str(file) for file in files]
-    same = 0
-    for file in files:
-        expected = opsin.predict(clf, file)
-        label, probability = found[str(file)]
-        assert probability == pytest.approx(max(expected.probabilities), abs=close)
-        same += label == (expected.label or "unsure")
-    return same / len(files)
-
-
-@pytest.mark.parametrize(
-    ("form", "fit", "interpolation", "resize"),
-    [
-        ("onnx", "squash", "bilinear", False),
-        ("onnx", "squash", "bicubic", True),
-        ("onnx", "letterbox", "bicubic", False),
-        ("onnx", "crop", "bilinear", False),
-        ("openvino", "squash", "bicubic", False),
-        ("torch", "squash", "bilinear", False),
-    ],
-)
-def test_the_python_lines_answer_as_opsin_does(
-    form: str, fit: str, interpolation: str, resize: bool, tmp_path: Path
-) -> None:
-    needed(NEEDS[form])
-    clf = made(Preprocessing(8, fit, interpolation=interpolation))
-    exporting.export(clf, tmp_path / name_of(form), data(24), to=form, resize=resize)
-    files = photographs(tmp_path / "photos")
-    lines = block(tmp_path, "python")
-    assert len(lines.splitlines()) <= 45  # ten without resizing, bars, thresholds
-    others = {"torch", "opsin", "onnxruntime", "openvino", "cv2", "scipy"} - {readme.PIP[form]}
-    alone = "".join(f"import sys; sys.modules[{name!r}] = None\n" for name in sorted(others))
-    done = subprocess.run(
-        [sys.executable, "-c", alone + lines, *files], capture_output=True, text=True, cwd=tmp_path, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert agreeing(clf, answers(done.stdout), files, 1e-4) == 1.0
-
-
-@pytest.fixture(scope="session")
-def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the packages that the JavaScript lines ask for."""
-    folder = tmp_path_factory.mktemp("node")
-    if not shutil.which("npm"):
-        pytest.skip("needs node and npm")
-    call = ["npm", "install", "--no-audit", "--no-fund", "onnxruntime-node", "sharp"]
-    plain = os.environ | {"ONNXRUNTIME_NODE_INSTALL_CUDA": "skip"}  # or it asks another host for CUDA's part
-    done = subprocess.run(call, cwd=folder, capture_output=True, text=True, check=False, env=plain)
-    if done.returncode:
-        pytest.skip(f"npm could not install: {done.stderr[-200:]}")
-    return folder
-
-
-@pytest.mark.slow
-@pytest.mark.network
-@pytest.mark.parametrize(
-    ("fit", "resize"), [("squash", True), ("squash", False), ("letterbox", False), ("crop", False)]
-)
-def test_the_javascript_lines_answer_as_opsin_does(packages: Path, fit: str, resize: bool, tmp_path: Path) -> None:
-    needed("onnxruntime")
-    clf = made(Preprocessing(8, fit, interpolation="bicubic" if fit == "crop" else "bilinear"))
-    exporting.export(clf, tmp_path / "model.onnx", data(24), resize=resize)
-    files = photographs(tmp_path / "photos", most=19)  # of 20 on, opsin reads some at a half, which sharp does not
-    (tmp_path / "node_modules").symlink_to(packages / "node_modules")
-    (tmp_path / "run.mjs").write_text(block(tmp_path, "js"), encoding="utf-8")
-    done = subprocess.run(["node", "run.mjs", *files], capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert done.returncode == 0, done.stderr
-    assert agreeing(clf, answers(done.stdout), files, 1e-4) == 1.0
 
 
 # ── places and parts ──

@@ -216,7 +216,7 @@ def settle(
 
 
 def _engine(clf: Classifier, plan: Plan) -> Engine:
-    network = clf.network if plan.device == "cpu" else copy.deepcopy(clf.network).to(plan.device)
+    network = clf.quick if plan.device == "cpu" else copy.deepcopy(clf.quick).to(plan.device)
     how = engines.How(plan.precision, plan.threads, plan.device)
     return engines.build(engines.Logits(network, clf.preprocessing), plan.engine, how)
 

@@ -250,11 +250,10 @@ def _decoded(data: bytes, format: str, limits: Limits, reduced: int, luma: bool)
     try:
         if format == "DICOM":
             return _from_array(dicom.decode(data, lambda width, height: _check_size(width, height, limits)), limits)
-        if format == "JPEG":
-            _first_scan(data)
+        scan = _first_scan(data) if format == "JPEG" else 0
         with Image.open(BytesIO(data), formats=[format]) as image:
             _check_size(image.width, image.height, limits)
-            _check_whole(image, data, format)
+            _check_whole(image, data, format, scan)
             if format == "JPEG" and (stored := _fast_jpeg(data, image, reduced, luma)) is not None:
                 return _turned(stored, _orientation(image))
             image.load()
@@ -310,9 +309,9 @@ def _check_size(width: int, height: int, limits: Limits) -> None:
         raise _refusal("too-many-pixels", f"{width}×{height}", expected=f"at most {limits.pixels}")
 
 
-def _check_whole(image: ImageFile.ImageFile, data: bytes, format: str) -> None:
+def _check_whole(image: ImageFile.ImageFile, data: bytes, format: str, scan: int) -> None:
     """Refuse what Pillow lets through: a JPEG filled up with other bytes, changed PNG data, a TIFF without strips."""
-    if format == "JPEG" and _cut_jpeg(data):
+    if format == "JPEG" and not _ends(data, scan):
         raise _refusal("truncated", "a JPEG without an end marker")
     if format == "PNG" and _changed_png(data):
         raise _refusal("corrupt", "PNG data with another checksum")
@@ -333,8 +332,12 @@ def _failure(error: Exception, data: bytes, format: str) -> PictureError:
 
 
 def _cut_jpeg(data: bytes) -> bool:
-    """Does no end marker follow the first scan? A thumbnail in a segment before it has its own."""
-    return data.rfind(b"\xff\xd9", _first_scan(data)) < 0
+    return not _ends(data, _first_scan(data))
+
+
+def _ends(data: bytes, scan: int) -> bool:
+    """Does an end marker follow the first scan? A thumbnail in a segment before it has its own."""
+    return data.rfind(b"\xff\xd9", scan) >= 0
 
 
 def _first_scan(data: bytes) -> int:

@@ -134,7 +134,7 @@ def compare_labels(
     (one, true), (other, _) = (labels.checked(each, targets, names) for each in (first, second))
     of, known, positive = units(groups, len(true)), ~np.isnan(true), true == 1
     said = [rows >= np.asarray(least) for rows, least in zip((one, other), thresholds)]
-    right = [((each == positive) | ~known).all(1) & known.any(1) for each in said]
+    right = [labels.all_right(each, positive, known) & known.any(1) for each in said]
     tested = np.flatnonzero(positive.any(0))
     cells = [labels.counted(each & known, positive, known, of)[:, tested] for each in said]
     drawn = [np.concatenate([labels.each_f1(sums) for sums in labels.resampled(each)]) for each in cells]

@@ -53,7 +53,7 @@ def score_labels(
         raise wrong("no label was tested", "a positive record of one", "none", "Test on records that have labels")
     macro, each = _ranked(rows, true, of)
     some = np.flatnonzero(known.any(1))
-    exact = share(((said == positive) | ~known).all(1)[some], groups=_chosen(groups, some))
+    exact = share(all_right(said, positive, known)[some], groups=_chosen(groups, some))
     overall = {"mAP": macro["average precision"], "macro AUROC": macro["AUROC"]} if macro else {}
     return Scores(
         n=len(rows),
@@ -154,6 +154,11 @@ def _averages(said: Bools, positive: Bools, known: Bools, of: Ints | None) -> di
             low, high = intervals.bca(value, drawn[:, at], left[:, at], np.ones(len(left), np.int64))
         found[name] = Score(value, min(low, value), max(high, value), len(said))
     return found
+
+
+def all_right(said: Bools, positive: Bools, known: Bools) -> Bools:
+    """(N, K) each → (N,): whether all labels that are known are said, or not said, rightly."""
+    return np.asarray(((said == positive) | ~known).all(1))
 
 
 def counted(said: Bools, positive: Bools, known: Bools, of: Ints | None) -> Floats:

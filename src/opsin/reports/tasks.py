@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import metrics
+from ..metrics import labels
 from ..vocabulary import Scale, Score, Scores, Task
 
 if TYPE_CHECKING:
@@ -74,8 +75,7 @@ def right(tested: Answers, answers: np.ndarray, task: Task, least: Sequence[floa
     """bool `(N,)`: all known labels are right; quantities are off by no more than half of all records are."""
     known = ~np.isnan(tested.targets)
     if task == "multi-label":
-        said = answers >= np.array(least)
-        return np.asarray(((said == (tested.targets == 1)) | ~known).all(1))
+        return labels.all_right(answers >= np.array(least), tested.targets == 1, known)
     off = np.abs(answers - tested.targets) / np.maximum(np.nanstd(tested.targets, axis=0), 1e-300)
     mean = np.where(known, off, 0).sum(1) / known.sum(1)
     return np.asarray(mean <= np.median(mean))

@@ -46,9 +46,9 @@ def command(
     Of several labels or quantities all is looked for but wrong labels and shortcuts, and the report has no choices.
     """
     from ... import checks, isolation, runs, sources
-    from . import render
+    from . import progress, render
 
-    quiet = render.console(stderr=as_json)
+    quiet = progress.console(stderr=as_json)
     found = sources.read(data, group=group, picture=picture, target=target, task=task)
     several = found.task != "single-label"
     if several and labels:
@@ -59,7 +59,7 @@ def command(
     if divide:
         with isolation.Decoders() as decoders:
             alike = runs.alike(found, decode=decoders.decode)
-            pairs = render.counted(quiet, alike, "dividing", len(found))
+            pairs = progress.counted(quiet, alike, "dividing", len(found))
         found = runs.divided(found, seed=0, pairs=pairs)
     wanted = not several and (len(found) <= checks.MOST_VECTORS if labels is None else labels)
     probe = None
@@ -67,7 +67,7 @@ def command(
         from ...checks import probes
 
         probe = probes.pretrained()
-    report = render.counted(quiet, checks.checking(found, probe=probe, threads=threads), "looking", len(found))
+    report = progress.counted(quiet, checks.checking(found, probe=probe, threads=threads), "looking", len(found))
     if as_json:
         click.echo(report.to_json())
         if not page:

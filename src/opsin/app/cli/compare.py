@@ -40,14 +40,14 @@ def command(
     and micro-f1; of quantities MAE and RMSE, which within N points lets be N % higher.
     """
     from ... import comparison, runs
-    from . import render
+    from . import progress
 
-    quiet = render.console(stderr=as_json)
+    quiet = progress.console(stderr=as_json)
     if gate:
         comparison.conditions(gate)  # before the work, not after it
     models = runs.load(first), runs.load(second)
     read = runs.data_for(models[0], data, group=group, target=target)
-    found = render.watched(quiet, comparison.comparing(*models, read, part))  # type: ignore[arg-type]
+    found = progress.watched(quiet, comparison.comparing(*models, read, part))  # type: ignore[arg-type]
     verdicts = comparison.gate(found, gate) if gate else ()
     if as_json:
         click.echo(json.dumps(comparison.to_dict(found, verdicts)))

@@ -31,9 +31,9 @@ def command(out: str, as_json: bool) -> None:
     weights came with the installation, names what is on photographs.
     """
     from ... import classifier, recipe, runs, sources
-    from . import render
+    from . import progress, render
 
-    quiet = render.console(stderr=as_json)
+    quiet = progress.console(stderr=as_json)
     quiet.print("1. The textbook network learns handwritten digits from nothing", style="bold")
     data = sources.read("digits")
     chosen = recipe.modern().set(network="textbook", size=32, lr=0.05, batch=64)

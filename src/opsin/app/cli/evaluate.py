@@ -46,23 +46,23 @@ def command(
     and on the test. MODEL stays as it is; the one with thresholds is saved by --save.
     """
     from ... import artefact, comparison, metrics, reports, runs
-    from . import render
+    from . import progress, render
 
-    quiet = render.console(stderr=as_json)
+    quiet = progress.console(stderr=as_json)
     clf = runs.load(model)
     if bool(wants) != bool(save):
         raise CallError("--want and --save", expected="both: a new model is saved", received="one")
     read = runs.data_for(clf, data, group=group, target=target)
     if wants and save:
-        clf, settled, found = render.watched(quiet, runs.settling(clf, read, "; ".join(wants)))
+        clf, settled, found = progress.watched(quiet, runs.settling(clf, read, "; ".join(wants)))
         artefact.save(clf, save)
         for one in settled:
             quiet.print(str(one))
         quiet.print(f"saved {save}\n")
     if tta:
-        found, (mean, both) = render.watched(quiet, runs.with_mirrored(clf, read, part))  # type: ignore[arg-type]
+        found, (mean, both) = progress.watched(quiet, runs.with_mirrored(clf, read, part))  # type: ignore[arg-type]
     elif not wants or part not in (None, "test"):
-        found = render.watched(quiet, runs.evaluating(clf, read, part))  # type: ignore[arg-type]
+        found = progress.watched(quiet, runs.evaluating(clf, read, part))  # type: ignore[arg-type]
     answers, scores, tested = found
     if report:
         page = reports.write(reports.of_classifier(clf, answers, tested), report, store=tested.store, pictures=pictures)

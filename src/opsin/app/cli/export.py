@@ -49,9 +49,9 @@ def command(
     """
     from ... import errors, exporting, runs
     from ...vocabulary import refuse_other_tasks
-    from . import render
+    from . import progress
 
-    quiet = render.console(stderr=as_json)
+    quiet = progress.console(stderr=as_json)
     if to not in exporting.FORMS:
         raise errors.unknown("form", to, exporting.FORMS)
     if int8 and (to != "onnx" or resize):

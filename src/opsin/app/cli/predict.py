@@ -53,14 +53,14 @@ def command(
         find photos -name '*.jpg' | opsin predict imagenet - --json
     """
     from ... import classifier, codecs, errors, isolation, reports, runs, sources
-    from . import render
+    from . import progress
 
     clf = runs.load(model)
     if tta:
         runs.refuse_mirrors(clf)
     found = sources.gather(_expanded(paths), whole=len(paths) > 1 or Path("-") in paths)
-    told = render.console(stderr=True)
-    of = _work(classifier.digest(clf), paths, fast, *["mirrored"] * tta)
+    told = progress.console(stderr=True)
+    of = _work(classifier.digest(clf), paths, fast, tta)
     form = classifier.blank(clf)
     table_of = reports.predictions(out, clf.classes, of=of, form=form)
     with _kept(out), table_of as table, isolation.Decoders() as children:
@@ -99,14 +99,14 @@ def _kept(out: Path | None) -> Iterator[None]:
         raise errors.Interrupted("stopped, nothing lost", do="Go on with the same command") from None
 
 
-def _work(digest: str, paths: tuple[Path, ...], fast: bool, *choices: str) -> str:
+def _work(digest: str, paths: tuple[Path, ...], fast: bool, tta: bool) -> str:
     """A word for this work: what another call with it has written may be gone on with."""
     facts = (
         digest,
         fast,
+        tta,
         str(Path().resolve()),
         *(str(path if str(path) == "-" else path.resolve()) for path in paths),
-        *choices,
     )
     return hashlib.sha256("\0".join(map(str, facts)).encode("utf-8", "surrogateescape")).hexdigest()[:12]
 
@@ -123,10 +123,10 @@ def _expanded(paths: Iterable[Path]) -> Iterator[Path]:
 def _told(out: Any, work: Iterable[Any], of: int, *, bar: bool) -> Iterator[Any]:
     """The predictions, while a bar, or a line now and then, tells how far they are and how long it will take."""
     from ...vocabulary import Event
-    from . import render
+    from . import progress
 
     began = said = time.monotonic()
-    with render.Watch(out) if bar else nullcontext() as watch:
+    with progress.Watch(out) if bar else nullcontext() as watch:
         for done, prediction in enumerate(work, 1):
             yield prediction
             now = time.monotonic()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 from pathlib import Path
 from typing import Any
@@ -43,11 +42,8 @@ def command(
     \b
         opsin process photos small --op clahe:clip=2 --op resize:side=512 --op jpeg:quality=85
     """
-    gc.disable()  # what is imported is no garbage: to look through it again and again is a tenth of the start
     from ... import errors, ops, processing
     from . import progress
-
-    gc.enable()
 
     loaded = ops.load(file).to_list() if file else []
     chosen = ops.pipeline(*loaded, *steps)

@@ -19,10 +19,7 @@ from ...errors import Interrupted
 from ...recipe import Recipe
 from ...studies import Study, conclusions
 from ...vocabulary import SPLITS, Dataset, Event, Score, Scores
-from .progress import Watch as Watch  # these are asked for here too
-from .progress import console as console
-from .progress import counted as counted
-from .progress import watched as watched
+from .progress import Watch
 
 CONFUSION = 15  # the most classes whose confusion matrix a terminal shows
 

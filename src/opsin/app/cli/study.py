@@ -43,13 +43,13 @@ def command(
     """
     from ... import runs, sources, studies
     from ...studies import page
-    from . import render
+    from . import progress, render
 
-    quiet = render.console(stderr=as_json)
+    quiet = progress.console(stderr=as_json)
     clf = runs.load(model)
     read = sources.read(data, group=group)
     work = studies.studying(clf, read, *steps, corruptions=corruptions, steps=count, part=part)  # type: ignore[arg-type]
-    found = render.watched(quiet, work)
+    found = progress.watched(quiet, work)
     if report:
         quiet.print(f"report {page.write(found, report)}")
     if as_json:

@@ -124,10 +124,10 @@ def command(ctx: click.Context, /, **said: Any) -> None:
     with a column of paths, a list of paths and classes (TXT), or a named set (opsin list datasets). Without a split
     70/15/15 are drawn, stratified.
     """
-    from . import render
+    from . import progress
 
     asked = Asked(**said)
-    quiet = render.console(stderr=asked.as_json)
+    quiet = progress.console(stderr=asked.as_json)
     if asked.resume:
         if asked.settles():
             raise CallError("--resume", expected="no other choices: the run has made them", received="some")
@@ -155,7 +155,7 @@ def _resumed(out: Console, asked: Asked) -> bool:
 def _begun(out: Console, asked: Asked, source: str) -> bool:
     """A new run, a series of them, or a preview of one; whether something that was wanted was not reached."""
     from ... import runs, sources, tracking
-    from . import render
+    from . import progress
 
     _refuse_together(asked)
     _chosen(asked, None)  # as far as no task is known
@@ -173,7 +173,7 @@ def _begun(out: Console, asked: Asked, source: str) -> bool:
     if asked.sheet or asked.chart:
         return _previewed(out, asked, data, chosen)
     looking = runs.alike(runs.series.divisible(data, asked.folds), near=asked.alike and not asked.split)
-    pairs = render.counted(out, looking, "looking for pictures that are alike", len(data))
+    pairs = progress.counted(out, looking, "looking for pictures that are alike", len(data))
     common: dict[str, Any] = {"origin": origin, "out": asked.out, "leaks": asked.leaks, "pairs": pairs}
     if asked.folds or asked.seeds:
         folder = runs.series.begin(data, chosen, folds=asked.folds, seeds=asked.seeds, **common)
@@ -247,13 +247,13 @@ def _measured(out: Console, asked: Asked, folder: Path, data: Dataset | None) ->
 
 def _previewed(out: Console, asked: Asked, data: Dataset, chosen: Recipe) -> bool:
     from ... import runs
-    from . import render
+    from . import progress
 
     split = asked.split or ""
     if asked.sheet:
         _show(asked.sheet, runs.augmented(data, chosen, split=split), asked.as_json)
     if asked.chart:
-        trials = render.watched(out, runs.find_rate(data, chosen, split=split, how=_how(asked)))
+        trials = progress.watched(out, runs.find_rate(data, chosen, split=split, how=_how(asked)))
         _told(asked.chart, trials, asked.as_json)
     return False
 
