@@ -50,6 +50,27 @@ def test_a_whole_quality_of_jpeg_is_what_libjpeg_calls_it(quality: int) -> None:
     assert ops.jpeg(PHOTO, quality=quality) == saved("JPEG", quality=quality, subsampling="4:2:0")
 
 
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
+@pytest.mark.parametrize(("progressive", "tight"), [(False, False), (False, True), (True, False)])
+def test_a_jpeg_has_the_pixels_of_pillows(subsampling: encoding.Subsampling, progressive: bool, tight: bool) -> None:
+    rng = np.random.default_rng(7)
+    for number in range(30):
+        height, width = rng.integers(1, 60, 2)
+        noise = rng.integers(0, 256, (height, width, 3), np.uint8)
+        picture, quality = noise[..., 0] if number % 5 == 0 else noise, int(rng.integers(1, 101))
+        options = {"quality": quality, "subsampling": subsampling, "progressive": progressive}
+        ours = encoding.jpeg(picture, tight=tight, **options)
+        file = BytesIO()
+        Image.fromarray(picture).save(file, "JPEG", optimize=tight, **options)
+        assert np.array_equal(codecs.decode(ours), codecs.decode(file.getvalue())), (picture.shape, quality)
+
+
+@pytest.mark.parametrize("picture", [np.zeros((2, 65_501), np.uint8), np.zeros((4, 4), np.uint16)])
+def test_what_cannot_be_a_jpeg_is_refused(picture: np.ndarray) -> None:
+    with pytest.raises(CallError, match="cannot be a JPEG"):
+        encoding.jpeg(picture)
+
+
 def test_tables_between_whole_qualities_lie_between_theirs() -> None:
     tables = [np.array([*opened(encoding.jpeg(PHOTO, quality=q)).quantization.values()]) for q in (80, 80.5, 81, 30.25)]
     assert (tables[0] >= tables[1]).all()
