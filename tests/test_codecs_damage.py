@@ -358,6 +358,17 @@ def test_a_jpeg_of_very_many_segments_or_fill_bytes_is_refused_at_once(what: byt
     assert refused.value.code == "corrupt"
 
 
+def test_a_jpeg_of_very_much_metadata_is_refused_at_once(monkeypatch) -> None:
+    whole = file(smooth(), "JPEG")
+    segment = b"\xff\xe1\xff\xffExif\0\0" + bytes(65_535 - 8)
+    few, many = (whole[:2] + segment * n + whole[2:] for n in (64, 400))
+    assert code(few) == ""
+    monkeypatch.setattr(Image, "open", None)  # which would copy the first segment four hundred times
+    with pytest.raises(PictureError, match="25,165,824 bytes before its first scan") as refused:
+        decode(many)
+    assert refused.value.code == "corrupt"
+
+
 @pytest.mark.parametrize("name", ["jpeg", "jpeg with a thumbnail", "progressive jpeg"])
 @pytest.mark.parametrize("reduced", [1, 4])
 def test_a_jpeg_cut_and_closed_with_an_end_marker_is_refused(name: str, reduced: int) -> None:
