@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from opsin import ops
@@ -89,6 +90,7 @@ def test_the_contract_is_kept(op: Op, picture: np.ndarray, dtype: type) -> None:
     assert same(tensor, kept)
     if op.kind == "image":
         assert same(from_tensor, planes(found))
+        assert 0 not in from_tensor.stride(), "a view in which writing to one channel writes to all"
         assert from_tensor.untyped_storage().data_ptr() != tensor.untyped_storage().data_ptr()
     elif op.kind == "map":
         assert same(from_tensor, torch.from_numpy(found))
@@ -255,6 +257,7 @@ BAD = {
     "two axes": (torch.zeros(4, 4), r"received Tensor \(4, 4\)"),
     "four axes": (NOISE[None], r"received ndarray \(1, 33, 47, 3\)"),
     "a list": ([[1, 2], [3, 4]], "received list"),
+    "Pillow's": (Image.new("RGB", (4, 4)), r"received Image. Give np.asarray\(image\)"),
     "a file": ("picture.jpg", "received str"),
 }
 

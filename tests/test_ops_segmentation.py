@@ -260,6 +260,11 @@ def test_measures_without_a_picture_have_no_colour() -> None:
     assert ops.measures(np.zeros((3, 3), int)) == []
 
 
+def test_a_mask_is_a_map_of_one_label() -> None:
+    photo, mask = NOISE[:8, :8], np.eye(8, dtype=bool)
+    assert np.array_equal(ops.overlay(photo, mask), ops.overlay(photo, mask.astype(np.int32)))
+
+
 def test_an_overlay_colours_labels_and_nothing_else() -> None:
     photo = PHOTOS["cat"]
     before = photo.copy()
@@ -302,6 +307,9 @@ def test_what_is_no_map_of_the_picture_is_refused() -> None:
         ops.overlay(NOISE, SHAPES)
     with pytest.raises(CallError, match="expected a sum of 6, received 5"):
         ops.from_rle({"size": [2, 3], "counts": [2, 3]})
+    for counts in ("05c4", [-1, 7], [0.5, 5.5]):
+        with pytest.raises(CallError, match="whole numbers"):
+            ops.from_rle({"size": [2, 3], "counts": counts})
 
 
 def test_maps_of_a_batch_are_one_tensor() -> None:

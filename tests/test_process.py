@@ -87,6 +87,13 @@ def test_a_picture_without_compression_and_a_map_lose_nothing(photos: Path, tmp_
     assert np.array_equal(found, ops.slic(ops.resize(whole, side=300), segments=900))
 
 
+def test_a_picture_is_never_written_over_itself(photos: Path) -> None:
+    before = (photos / "a.jpg").read_bytes()
+    done = process(photos / "a.jpg", photos, force=True)
+    assert [refusal.code for refusal in done.refused] == ["exists"]
+    assert (photos / "a.jpg").read_bytes() == before
+
+
 def test_a_file_and_a_zip_are_taken_as_well(photos: Path, tmp_path: Path) -> None:
     assert process(photos / "a.jpg", tmp_path / "one").written == 1
     archive = tmp_path / "p.zip"

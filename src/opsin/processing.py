@@ -56,6 +56,7 @@ class _Job:
     """What does not change from file to file."""
 
     store: Store
+    file: Path | None  # that is read, where it is no folder
     out: Path
     pipeline: Pipeline
     steps: Line  # what the log tells of the pipeline
@@ -97,7 +98,7 @@ def process(
         out.mkdir(parents=True, exist_ok=True)
     before = {line["key"]: line for line in read_log(out)}
     steps = {"ops": str(pipeline), "pipeline": pipeline.digest + ("+metadata" if metadata else "")}
-    job = _Job(store, out, pipeline, steps, force, metadata, before, {})
+    job = _Job(store, source if source.is_file() else None, out, pipeline, steps, force, metadata, before, {})
     clashing, names = _names(keys, ENDINGS.get(pipeline.steps[-1].name, ".png"))
     lines: list[Line] = [{"key": r.key, "error": {"code": r.code, "reason": r.reason}} for r in (*refused, *clashing)]
     kept, total = 0, len(lines) + len(names)
@@ -181,6 +182,8 @@ def _target(job: _Job, name: str) -> Path:
         job.inside[target.parent] = target.parent.resolve().is_relative_to(job.out.resolve())
     if not job.inside[target.parent] or (os.name == "nt" and ":" in name):
         raise PictureError("unsafe-path", f"{name} leads out of {job.out}")
+    if job.file and target.exists() and target.samefile(job.file):
+        raise PictureError("exists", f"{name} is the picture itself", do="Choose another OUT")
     return target
 
 

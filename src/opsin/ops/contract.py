@@ -200,7 +200,8 @@ class Given:
         if isinstance(image, np.ndarray) and image.ndim in (2, 3):
             return _viewed(image)
         shape = f"{type(image).__name__} {tuple(image.shape)}" if hasattr(image, "shape") else type(image).__name__
-        raise self._wrong("a tensor (C, H, W) or (B, C, H, W), or a numpy picture (H, W) or (H, W, 3)", shape)
+        do = "Give np.asarray(image)" if hasattr(image, "mode") and hasattr(image, "tobytes") else ""  # Pillow's
+        raise self._wrong("a tensor (C, H, W) or (B, C, H, W), or a numpy picture (H, W) or (H, W, 3)", shape, do)
 
     def _check_values(self) -> None:
         if self.tensor.dtype == torch.uint8:
@@ -231,7 +232,9 @@ class Given:
 
     def _image(self, results: list[Any]) -> Any:
         done = results[0] if isinstance(results[0], Tensor) else torch.stack([_planes(result) for result in results])
-        done = _converted(done, self.tensor.dtype).expand(-1, self.tensor.shape[1], -1, -1)  # gray in every channel
+        done = _converted(done, self.tensor.dtype)
+        if done.shape[1] < self.tensor.shape[1]:  # gray, in every channel
+            done = done.repeat(1, self.tensor.shape[1], 1, 1)
         if isinstance(self.image, np.ndarray):
             picture = done[0].permute(1, 2, 0).numpy()
             picture = picture if self.image.ndim == 3 else picture[..., 0]

@@ -53,7 +53,7 @@ def colours(labels: np.ndarray) -> np.ndarray:
     table = np.stack([hues, np.full_like(hues, 200), np.full_like(hues, 255)], axis=-1)[None]
     table = cv2.cvtColor(table, cv2.COLOR_HSV2RGB)[0]
     table[0] = 0
-    return table[labels]
+    return table[labels.astype(np.intp)]  # bool would be taken for a mask
 
 
 def overlay(picture: np.ndarray, labels: np.ndarray, *, strength: float = 0.5) -> np.ndarray:
@@ -94,10 +94,13 @@ def from_rle(rle: Mapping[str, Any]) -> np.ndarray:
     """bool `(H, W)`: the mask that `to_rle` was given.
 
     Raises:
-        CallError: when the counts do not fill the size.
+        CallError: when the counts are no counts (COCO's compressed form is text), or do not fill the size.
     """
     rows, columns = rle["size"]
     counts = np.asarray(rle["counts"])
+    if counts.dtype.kind not in "iu" or counts.min(initial=0) < 0:
+        do = "pycocotools.mask.decode reads compressed ones" if counts.dtype.kind in "US" else ""
+        raise CallError("run lengths", expected="whole numbers from 0 on", received=str(rle["counts"])[:60], do=do)
     if counts.sum() != rows * columns:
         raise CallError("run lengths", expected=f"a sum of {rows * columns}", received=int(counts.sum()))
     return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(rows, columns, order="F")
