@@ -229,7 +229,9 @@ def test_torchvision_io_is_not_used() -> None:
 def test_public_names_are_all_there() -> None:
     assert opsin.__all__ == sorted(opsin.__all__)
     assert set(opsin.__all__) == set(opsin._PLACES) == set(dir(opsin))
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8").split("##")[0]
     for name, module in opsin._PLACES.items():
+        assert f"`{name}`" in page
         assert getattr(opsin, name) is getattr(importlib.import_module(f"opsin.{module}"), name), name
 
 
