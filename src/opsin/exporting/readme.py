@@ -231,7 +231,7 @@ def _reduced_in_javascript(road: Preprocessing) -> list[str]:
         f'const most = full.format === "JPEG" ? Math.{side}(full.width, full.height) : 0;',
         f"const by = [8, 4, 2].find((by) => Math.floor(most / by) >= {_least(road)}) ?? 1;",
         "const reading = new magick.MagickReadSettings();",
-        'reading.setDefine("JPEG", "size", `${full.width / by}x${full.height / by}`);',
+        'reading.setDefine("JPEG", "size", `${full.width / by}x${full.height / by}`); // decoded at 1 / by, rounded up',
         "const image = magick.MagickImage.create(bytes, reading);",
         "const divided = (side) => Math.max(1, Math.floor((side + by / 2 - 1) / by));",
         "if (by > 1) image.crop(divided(full.width), divided(full.height));",
