@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
     from .ops import Pipeline
 
+Decode = Callable[..., np.ndarray]  # what `codecs.decode` is
+
+THREADS = min(16, os.cpu_count() or 2)  # that decode at a time
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -115,9 +119,7 @@ def _is_sound(preprocessing: Preprocessing) -> bool:
     )
 
 
-def load(
-    preprocessing: Preprocessing, data: bytes | np.ndarray, *, decode: Callable[..., np.ndarray] = codecs.decode
-) -> Tensor:
+def load(preprocessing: Preprocessing, data: bytes | np.ndarray, *, decode: Decode = codecs.decode) -> Tensor:
     """The encoded picture (or array) `data` to uint8 `(3, S, S)`, channels last in memory.
 
     Args:
@@ -130,7 +132,7 @@ def load(
 
 
 def load_each(
-    roads: Sequence[Preprocessing], data: bytes | np.ndarray, *, decode: Callable[..., np.ndarray] = codecs.decode
+    roads: Sequence[Preprocessing], data: bytes | np.ndarray, *, decode: Decode = codecs.decode
 ) -> list[Tensor]:
     """What `load` gives by each of `roads`; decoded once where they take the same reduction. Raises what it does."""
     return [_tensor(found) for found in _each(roads, data, decode, resizing.by_torch)]
@@ -140,24 +142,14 @@ def pixels(
     preprocessing: Preprocessing,
     data: bytes | np.ndarray,
     *,
-    decode: Callable[..., np.ndarray] = codecs.decode,
+    decode: Decode = codecs.decode,
     resize: Resize = resizing.by_torch,
 ) -> np.ndarray:
     """What `load` gives, as an array, uint8 `(3, S, S)`, by any `resize` of `resizing`: they give the same."""
     return _each([preprocessing], data, decode, resize)[0].transpose(2, 0, 1)
 
 
-def whole(
-    preprocessing: Preprocessing, data: bytes | np.ndarray, *, decode: Callable[..., np.ndarray] = codecs.decode
-) -> np.ndarray:
-    """The picture as `load` decodes it, uint8 `(3, H, W)`: for a graph that does the rest. Raises what `load` does."""
-    sides = codecs.sides(data)
-    return decode(data, reduced=_reduction(preprocessing, *sides) if sides else 1).transpose(2, 0, 1)
-
-
-def _each(
-    roads: Sequence[Preprocessing], data: bytes | np.ndarray, decode: Callable[..., np.ndarray], resize: Resize
-) -> list[np.ndarray]:
+def _each(roads: Sequence[Preprocessing], data: bytes | np.ndarray, decode: Decode, resize: Resize) -> list[np.ndarray]:
     """uint8 `(S, S, 3)` by each road."""
     decoded: dict[int, np.ndarray] = {}
     processed: dict[str, np.ndarray] = {}

@@ -85,7 +85,7 @@ def _triangle(x: np.ndarray) -> np.ndarray:
 def _keys(x: np.ndarray) -> np.ndarray:
     """The cubic of Keys (1981) with a = -0.5."""
     far = (x < 2) * (((x - 5) * x + 8) * x - 4) * -0.5
-    return np.where(x < 1, (1.5 * x - 2.5) * x * x + 1, far)
+    return np.asarray(np.where(x < 1, (1.5 * x - 2.5) * x * x + 1, far))
 
 
 # name → how far the kernel reaches, and its value at a distance x ≥ 0
