@@ -29,7 +29,19 @@ import torch
 from record import alternating, conditions, spread, write
 
 import opsin
-from opsin import cache, classifier, comparison, engines, exporting, features, models, plans, preprocessing, runs
+from opsin import (
+    cache,
+    classifier,
+    comparison,
+    engines,
+    exporting,
+    extras,
+    features,
+    models,
+    plans,
+    preprocessing,
+    runs,
+)
 from opsin.classifier import Classifier
 from opsin.errors import MachineError
 from opsin.plans import Plan
@@ -357,7 +369,7 @@ def eager(clf: Classifier) -> Side:
 
 def openvino_sides(clf: Classifier) -> dict[str, Side]:
     """What somebody writes who knows OpenVINO: normalisation in the graph, threads for decoding, whole batches."""
-    openvino = engines.optional("openvino")
+    openvino = extras.optional("openvino")
     module, side = engines.Logits(clf.network, clf.preprocessing), clf.preprocessing.size
     example = torch.zeros(2, 3, side, side, dtype=torch.uint8)
     with torch.no_grad():

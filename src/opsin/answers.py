@@ -81,6 +81,20 @@ def answers_of(found: np.ndarray, task: Task, temperature: float, scale: Scale) 
     return metrics.softmax(logits) if task == "single-label" else np.exp(-np.logaddexp(0, -logits.astype(np.float64)))
 
 
+def logits_of(found: np.ndarray, task: Task, temperature: float, scale: Scale) -> np.ndarray:
+    """Answers `(B, K)` → float64 logits `(B, K)` that `answers_of` makes them of.
+
+    Of one class a picture all K are off by one number, of which nothing made of logits depends. Probabilities that
+    float32 has as 0 or 1 become its nearest others.
+    """
+    found = np.asarray(found, np.float64)
+    if task == "regression":
+        means, deviations = np.array(scale).T
+        return np.asarray((found - means) / deviations)
+    shares = np.clip(found, 2.0**-149, 1.0 if task == "single-label" else 1 - 2.0**-25)
+    return np.asarray(temperature * (np.log(shares) - (np.log1p(-shares) if task == "multi-label" else 0)))
+
+
 def blank(clf: Answering) -> Prediction:
     """A Prediction of nothing yet: what is the same in all that a classifier makes."""
     least = tuple(clf.thresholds.get(name, 0.5) for name in clf.classes) if clf.task == "multi-label" else ()
