@@ -75,14 +75,15 @@ class Exported:
 
 
 def find(model: str | Path) -> Path | None:
-    """The exported file at `model`, or `model.onnx` or `model.xml` in the folder there; None where there is none.
+    """The exported file at `model`, or `model.onnx` or `model.xml` in a folder that is no run; None where there is none.
 
     Raises:
         CallError: for a file of another kind.
     """
     path = Path(model)
     if path.is_dir():
-        return next((file for ending in OPEN if (file := path / f"model{ending}").is_file()), None)
+        files = (path / f"model{ending}" for ending in OPEN if not (path / "data.json").exists())
+        return next((file for file in files if file.is_file()), None)
     if path.suffix in OPEN or (path.suffix and path.is_file()):
         if path.suffix in OPEN and path.is_file():
             return path
