@@ -75,7 +75,7 @@ class Exported:
 
 
 def find(model: str | Path) -> Path | None:
-    """The exported file at `model`, or `model.onnx` or `model.xml` in a folder that is no run; None where there is none.
+    """The exported file at `model`, or `model.onnx` or `model.xml` in a folder that is no run; None for none.
 
     Raises:
         CallError: for a file of another kind.
