@@ -1,6 +1,8 @@
-"""From what a network gives to what is said of a picture, whatever executes it. Imports no torch.
+"""From what a network gives to what is said of a picture, whatever executes it.
 
-keys ─ prepare, in threads ─> uint8 (B, 3, S, S) ─ run ─> logits (B, K) ─ answers, named ─> Predictions
+    keys ─ prepare, in threads ─> uint8 (B, 3, S, S) ─ run ─> logits (B, K) ─ answers, named ─> Predictions
+
+Importing this file imports no torch.
 """
 
 from __future__ import annotations

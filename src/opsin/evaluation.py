@@ -15,7 +15,7 @@ from .vocabulary import Dataset, Scores, Work
 
 
 def logits(clf: Answering, pixels: Pixels, *, mirrored: bool = False) -> Work[np.ndarray]:
-    """float32 `(N, K)`: the logits of pictures prepared by the classifier's own preprocessing. Long work.
+    """float `(N, K)`: the logits of pictures prepared by the classifier's own preprocessing. Long work.
 
     Args:
         mirrored: of their mirror images, left for right, instead.

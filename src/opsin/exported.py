@@ -1,6 +1,8 @@
-"""A file that `opsin export` wrote, as whoever gets it opens it, and as what answers. Imports no torch.
+"""A file that `opsin export` wrote, as whoever gets it opens it, and as what answers.
 
-file ─ OPEN ─> Opened: what it answers, what it tells of itself ─ load ─> Exported, on the road of a Classifier
+    file ─ OPEN ─> Opened: what it answers, what it tells of itself ─ load ─> Exported, on the road of a Classifier
+
+Importing this file imports no torch.
 """
 
 from __future__ import annotations
@@ -57,7 +59,7 @@ class Exported:
     resize: Resize = field(default_factory=resizing.thrifty, repr=False)
 
     def prepare(self, data: bytes | np.ndarray, *, decode: Decode = codecs.decode) -> np.ndarray:
-        """What `preprocessing.load` gives, as an array, uint8 `(3, S, S)`. To a file that resizes it is of one size."""
+        """What `preprocessing.load` gives, as an array, uint8 `(3, S, S)`: to a file that resizes nothing is left."""
         return preprocessing.pixels(self.preprocessing, data, decode=decode, resize=self.resize)
 
     def run(self, images: np.ndarray) -> np.ndarray:
