@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from exported import data, name_of, needed, soft
-from opsin import answers, artefact, exported, exporting, metrics, models, runs, sources, tables
+from opsin import answers, artefact, engines, exported, exporting, metrics, models, runs, sources, tables
 from opsin.app import cli
 from opsin.classifier import Classifier
 from opsin.models import NetworkSpec
@@ -26,7 +26,7 @@ from opsin.preprocessing import Preprocessing
 from test_cli import small
 from tiny import write_pngs
 
-needed("onnxruntime")
+pytestmark = pytest.mark.skipif("onnxruntime" not in engines.installed(), reason="needs pip install 'opsin[fast]'")
 
 CLASSES = ("red", "green", "blue")
 TASKS = pytest.mark.parametrize("task", ["single-label", "multi-label", "regression"])
