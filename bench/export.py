@@ -425,6 +425,7 @@ def cold(archive: Path, folder: Path, rounds: int) -> None:
         commands = {
             "torch, eager: a script": [sys.executable, "-c", EAGER, weights, str(picture), str(len(clf.classes))],
             "opsin predict RUN a.jpg": [*OPSIN, "predict", str(run), str(picture)],
+            "opsin predict model.onnx a.jpg": [*OPSIN, "predict", "model.onnx", str(picture)],
             "README's lines of model.onnx": [sys.executable, "run.py", str(picture)],
         }
         state = conditions(*VERSIONS)
