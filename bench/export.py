@@ -30,7 +30,19 @@ import torch
 from record import alternating, conditions, spread, write
 
 import opsin
-from opsin import cache, classifier, comparison, engines, exporting, features, models, plans, preprocessing, runs
+from opsin import (
+    cache,
+    classifier,
+    comparison,
+    engines,
+    exporting,
+    extras,
+    features,
+    models,
+    plans,
+    preprocessing,
+    runs,
+)
 from opsin.classifier import Classifier
 from opsin.errors import MachineError
 from opsin.exporting.readme import MAGICK
@@ -367,7 +379,7 @@ def eager(clf: Classifier) -> Side:
 
 def openvino_sides(clf: Classifier) -> dict[str, Side]:
     """What somebody writes who knows OpenVINO: normalisation in the graph, threads for decoding, whole batches."""
-    openvino = engines.optional("openvino")
+    openvino = extras.optional("openvino")
     module, side = engines.Logits(clf.network, clf.preprocessing), clf.preprocessing.size
     example = torch.zeros(2, 3, side, side, dtype=torch.uint8)
     with torch.no_grad():
@@ -423,6 +435,7 @@ def cold(archive: Path, folder: Path, rounds: int) -> None:
         commands = {
             "torch, eager: a script": [sys.executable, "-c", EAGER, weights, str(picture), str(len(clf.classes))],
             "opsin predict RUN a.jpg": [*OPSIN, "predict", str(run), str(picture)],
+            "opsin predict model.onnx a.jpg": [*OPSIN, "predict", "model.onnx", str(picture)],
             "README's lines of model.onnx": [sys.executable, "run.py", str(picture)],
         }
         state = conditions(*VERSIONS)
