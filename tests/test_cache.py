@@ -8,6 +8,7 @@ import shutil
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -267,6 +268,38 @@ def test_another_version_does_not_use_it(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setattr(preprocessing, "load_each", never)
     with pytest.raises(AssertionError, match="decoded"):
         finished(cache.build(data, ROADS, keep=tmp_path))
+
+
+@pytest.mark.parametrize("name", ["numpy", "opencv-python-headless", "pydicom"])
+def test_what_decodes_or_changes_pixels_is_part_of_a_caches_name(name: str) -> None:
+    assert f"{name} {version(name)}" in cache._MAKERS
+
+
+def test_kept_caches_that_refused_different_pictures_are_made_again(tmp_path: Path) -> None:
+    data = known(dataset(6))
+    holed = replace(data, store=Memory({k: v for k, v in data.store.files.items() if k != "002.png"}))  # type: ignore
+    _, (kept,) = finished(cache.build(data, ROADS[1:], keep=tmp_path))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cache, "PASSING", ())
+        finished(cache.build(holed, ROADS[:1], keep=tmp_path))
+    found, caches = finished(cache.build(data, ROADS, keep=tmp_path))
+    assert len(found) == len(kept) == 6
+    for pixels, road in zip(caches, ROADS):
+        assert np.array_equal(pixels.array, expected(data, road))
+
+
+@pytest.mark.parametrize("code", ["unreadable", "out-of-memory"])
+def test_what_may_be_over_tomorrow_is_not_kept(code: str, tmp_path: Path) -> None:
+    class Passing(Memory):
+        def read(self, key: str) -> bytes:
+            if key == "002.png":
+                raise PictureError(code, "today")
+            return super().read(key)
+
+    data = known(dataset(6))
+    today = replace(data, store=Passing(data.store.files))  # type: ignore[attr-defined]
+    assert len(finished(cache.build(today, ROADS, keep=tmp_path))[0]) == 5
+    assert len(finished(cache.build(data, ROADS, keep=tmp_path))[0]) == 6
 
 
 @pytest.mark.parametrize("at", [0, 100, 300, -300, -20, -1])

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Protocol
 
@@ -40,6 +40,7 @@ MEMORY_BYTES = 2 * 2**30
 SPARE_BYTES = 2**30  # that a cache leaves free on its disk
 KEPT_BYTES = 8 * 2**30  # of all the caches that are kept for later runs; then the oldest go
 THREADS = min(16, os.cpu_count() or 2)
+PASSING = ("unreadable", "out-of-memory")  # refusals that may be over in the next run, of the very same files
 
 Index = int | slice | np.ndarray
 
@@ -170,7 +171,7 @@ def build(
     """
     files = [_file(keep, data, road) for road in roads]
     known = [pair for file, road in zip(files, roads) if (pair := _recalled(file, len(data), road.size))]
-    if len(known) == len(roads):
+    if len(known) == len(roads) and all(refused == known[0][1] for _, refused in known):
         yield len(data)
         data = _without(data, known[0][1])
         return data, [Pixels(data, array.transpose(0, 3, 1, 2)) for array, _ in known]
@@ -275,7 +276,19 @@ def _fill(
 # --- caches that are kept ---------------------------------------------------------------------------------------------
 
 # What decides the pixels, besides the files and the road; a new layout of the files raises the first number.
-_MAKERS = ("1", *(f"{name} {version(name)}" for name in ("opsin", "torch", "pillow", "simplejpeg")))
+_PACKAGES = (
+    *("opsin", "torch", "numpy", "pillow", "simplejpeg", "opencv-python-headless", "scikit-image", "scipy", "pydicom"),
+    *("pylibjpeg", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg", "pylibjpeg-rle", "python-gdcm"),  # what pydicom calls
+)
+
+
+def _installed() -> Iterator[str]:
+    for name in _PACKAGES:
+        with suppress(PackageNotFoundError):
+            yield f"{name} {version(name)}"
+
+
+_MAKERS = ("1", *_installed())
 
 
 def _file(keep: Path | None, data: Dataset, road: Preprocessing) -> Path | None:
@@ -310,7 +323,7 @@ def _recalled(file: Path | None, n: int, size: int) -> tuple[np.ndarray, dict[in
 
 def _remember(file: Path | None, array: np.ndarray, refused: Mapping[int, Refusal]) -> None:
     """Keep a cache, where there is room. That it cannot be kept is no error: nothing was lost but time."""
-    if file is None:
+    if file is None or any(told.code in PASSING for told in refused.values()):
         return
     about = {"refused": {row: dataclasses.asdict(told) for row, told in refused.items()}, "crc": zlib.crc32(array.data)}
     part = file.with_name(f".{file.name}.{os.getpid()}")
