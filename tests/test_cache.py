@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import tempfile
+import time
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -118,6 +120,23 @@ def test_a_cache_in_a_file_equals_one_in_memory(
     assert torch.equal(large.take(np.array([5, 2])), in_memory[1][1].take(np.array([5, 2])))
     if os.name == "posix":
         assert not list(tmp_path.iterdir())  # nothing to clean up, even after a kill -9
+
+
+def test_a_large_cache_goes_to_a_disk_and_not_where_temporary_files_are(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cache_folder: Path
+) -> None:
+    """There, on many systems, it would be memory after all."""
+    asked: list[Path] = []
+    made = tempfile.TemporaryFile
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda dir: asked.append(dir) or made(dir=dir))
+    monkeypatch.setattr(cache, "MEMORY_BYTES", 0)
+    data = dataset(5)
+    _, (pixels,) = finished(cache.build(data, ROADS[:1]))
+    assert np.array_equal(pixels.array, expected(data, ROADS[0]))
+    (tmp_path / "file").touch()  # there is no such folder to be had
+    monkeypatch.setenv("OPSIN_CACHE", str(tmp_path / "file"))
+    finished(cache.build(data, ROADS[:1]))
+    assert asked == [cache_folder / "pixels", Path(tempfile.gettempdir())]
 
 
 def test_progress_is_told_and_ends_with_all() -> None:
@@ -331,6 +350,17 @@ def test_the_caches_that_are_kept_are_bounded_and_the_oldest_go(
     finished(cache.build(sets[0], ROADS[:1], keep=tmp_path))  # used now
     finished(cache.build(sets[3], ROADS[:1], keep=tmp_path))
     assert sorted(file.name[0] for file in tmp_path.iterdir()) == ["a", "c", "d"]
+
+
+def test_what_a_killed_process_left_half_written_is_swept_up(tmp_path: Path) -> None:
+    old, new = (tmp_path / f".set-1.pixels.{pid}" for pid in (1, 2))
+    for part in (old, new):
+        part.write_bytes(b"half")
+    long_ago = time.time() - 2 * cache.ABANDONED
+    os.utime(old, (long_ago, long_ago))
+    finished(cache.build(known(dataset(5)), ROADS[:1], keep=tmp_path))
+    assert not old.exists()
+    assert new.exists()
 
 
 def test_what_cannot_or_need_not_be_kept_is_not(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
