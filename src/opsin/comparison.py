@@ -357,8 +357,8 @@ def comparing(
 ) -> Generator[Event, None, Comparison]:
     """Compare two classifiers on `data`, as events: on the pictures of its test that neither was trained on.
 
-    Data that a classifier was trained on is divided as it was for that; where two divide it differently, what both
-    leave for the test is used. `part` says otherwise, as for `evaluate`.
+    Data that a classifier was trained on is divided as it was for that, and of other data what it has seen is left out;
+    what both leave for the test is used. `part` says otherwise, as for `evaluate`.
 
     Raises:
         DataError: when the classes differ, when no picture is left, and as `evaluate` says.
@@ -368,7 +368,9 @@ def comparing(
         raise errors.CallError("two models", expected=f"both for {first.task}", received=f"one for {second.task}")
     classifier.checked_classes(first.classes, second.classes)
     classifier.checked_classes(second.classes, first.classes)
-    chosen = _common(scoring.part_of(first, data, part)[1], scoring.part_of(second, data, part)[1])
+    _, own = yield from scoring.part_of(first, data, part, called="A")
+    _, others = yield from scoring.part_of(second, data, part, called="B")
+    chosen = _common(own, others)
     work = cache.build(chosen, [first.preprocessing, second.preprocessing])
     chosen, caches = yield from scoring.told(work, "decoding", len(chosen))
     one = yield from scoring.told(evaluation.logits(first, caches[0]), "scoring", len(chosen))

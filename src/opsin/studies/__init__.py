@@ -134,7 +134,7 @@ def studying(
     if clf.task != "single-label":
         raise errors.CallError("a study", expected="a classifier that gives one class a picture", received=clf.task)
     asked = changes.of_corruptions(_side(clf)) if corruptions else changes.of_ops(ops, steps)
-    name, chosen = scoring.part_of(clf, data, part)
+    name, chosen = yield from scoring.part_of(clf, data, part)
     targets = evaluation.targets(clf, chosen)
     found = yield from _answered(clf, chosen, asked.rows)
     kept = np.flatnonzero([refusal is None for refusal in found.refused])

@@ -32,7 +32,7 @@ def command(
 ) -> None:
     """Is B better than A on DATA, by how much, and is that more than chance?
 
-    A and B are models' folders, runs' names or last. Both answer the same pictures.
+    A and B are models' folders, runs' names or last. Both answer the same pictures, which neither was trained on.
 
     --gate asks whether B may replace A, for a team's CI: exit code 0 if so, 1 if not. Conditions, with commas between
     them: accuracy, macro-f1, every class or class NAME (their F1), then not worse (no loss is shown), within N points
