@@ -238,7 +238,7 @@ def seen(data: Dataset, start: Classifier | None = None) -> dict[str, str]:
 
     What `start`, whose weights were the first, has seen, is among them.
     """
-    found = {}
+    found: dict[str, str] = {}
     for split in SPLITS[:2]:
         digests = set(map(_digest, data.part(split).records)) | (_known(start, [split]) if start else set())
         found[split] = base64.b64encode(b"".join(sorted(digests - {b""}))).decode()

@@ -146,7 +146,7 @@ def stream(
     folders.tidy(folder)
     # Of all records: whoever divides the data again cannot know which are refused.
     start = origins.kept(folder)
-    divided = {"split": splits.fingerprint(data), "pictures": pictures(data), "seen": seen(data, start)}
+    divided: dict[str, Any] = {"split": splits.fingerprint(data), "pictures": pictures(data), "seen": seen(data, start)}
     divided |= folders.division(folder)
     recipe, road, notes = _resolved(recipe, data, start)
     yield from map(_note, (*data.notes, *notes))
