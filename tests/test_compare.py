@@ -219,6 +219,17 @@ def test_errors_in_words_and_at_the_gate() -> None:
     assert comparison.words(found).startswith("9 pictures; A is closer on 1, B on 2; by chance")
 
 
+def test_one_record_or_one_patient_shows_nothing() -> None:
+    true, first, second = measured(0, n=20, noise=(1.0, 0.1))
+    one = comparison.compare_quantities(first, second, true, ("a", "b"), SCALE, groups=["patient"] * 20)
+    assert all(difference.shown == 0 for difference in (*one.overall.values(), *one.per_class.values()))
+    assert [verdict.passed for verdict in comparison.gate(one, "every class better")] == [False]
+    assert "no interval" in comparison.words(one)
+    assert json.loads(json.dumps(comparison.to_dict(one), allow_nan=False))["per_class"]["a"]["low"] is None
+    alone = comparison.compare_quantities(first[:1], second[:1], true[:1], ("a", "b"), SCALE)
+    assert alone.per_class["a"].shown == 0
+
+
 # ---- words and the gate
 
 

@@ -28,7 +28,7 @@ Sides = Sequence[Floats] | Floats  # of the first and of the second
 @dataclass(frozen=True, slots=True)
 class Difference:
     """What two classifiers reach, and the 95 % interval of second minus first: shares, or errors, of which less is
-    better, in the unit of a quantity."""
+    better, in the unit of a quantity. The interval is infinite where one record or group was all there was."""
 
     first: float
     second: float
@@ -55,6 +55,8 @@ class Difference:
         each = (self.value, self.low, self.high)
         if not self.shown:
             value, low, high = (f"{one:+.4g}" if self.error else f"{100 * one:+.1f}" for one in each)
+            if math.isinf(self.high):
+                return f"no difference shown: {value}{self._unit} [no interval]"
             return f"no difference shown: {value}{self._unit} [{low}, {high}]"
         least, most = sorted(map(abs, each[1:]))
         value, low, high = (
@@ -174,7 +176,14 @@ def compare_quantities(
     drawn = [_errors(np.concatenate([*quantities.resampled(each)])) for each in sums]
     known = ~np.isnan(true)
     n = np.array([len(true), *known[:, tested].sum(0)[[0, *range(len(tested))]]])
-    found = _percentiles([_errors(each.sum(0)[None])[0] for each in sums], drawn, n, error=True)
+    worth = (sums[0][..., 0] > 0).sum(0)  # units, of each quantity
+    found = [
+        one if many > 1 else dataclasses.replace(one, low=-math.inf, high=math.inf)
+        for one, many in zip(
+            _percentiles([_errors(each.sum(0)[None])[0] for each in sums], drawn, n, error=True),
+            [worth.min(), worth[0], *worth],
+        )
+    ]
     relative, rmse, *each = found
     overall = {"MAE": each[0], "RMSE": rmse} if len(names) == 1 else {"mean relative MAE": relative}
     per_class = dict(zip((names[c] for c in tested), each))
@@ -444,7 +453,8 @@ def to_dict(found: Comparison, verdicts: Sequence[Verdict] = ()) -> dict[str, An
     """A Comparison and a gate's verdicts as plain values for JSON; differences are second minus first."""
 
     def plain(difference: Difference) -> dict[str, Any]:
-        return {**asdict(difference), "value": difference.value, "shown": difference.shown != 0}
+        told = {**asdict(difference), "value": difference.value, "shown": difference.shown != 0}
+        return told | ({"low": None, "high": None} if math.isinf(difference.high) else {})
 
     return {
         "n": found.n,

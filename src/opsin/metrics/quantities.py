@@ -1,6 +1,7 @@
 """Quantities: mean and median absolute error, RMSE, R², and what always answering training's mean would have.
 
-Every interval is BCa's, of resampled units. What is unknown (NaN) is left out, quantity by quantity.
+Every interval is BCa's, of resampled units; of less than two units there is none. What is unknown (NaN) is left out,
+quantity by quantity.
 """
 
 from __future__ import annotations
@@ -123,7 +124,8 @@ def resampled(sums: Floats) -> Iterator[Floats]:
 def _score(measure: Statistic, sums: Floats, drawn: Floats) -> Score:
     total = sums.sum(0)
     value = float(measure(total))
-    return _interval(value, measure(drawn), measure(total - sums), int(np.atleast_2d(total)[:, 0].max()))
+    worth = int((sums[..., 0] > 0).sum(0).min())  # units: of several quantities those of the one that has fewest
+    return _interval(value, measure(drawn), measure(total - sums), int(np.atleast_2d(total)[:, 0].max()), worth)
 
 
 def _median(errors: Floats, of: Ints) -> Score:
@@ -136,16 +138,21 @@ def _median(errors: Floats, of: Ints) -> Score:
         up_to = np.cumsum(weights[:, of[order]], axis=1)
         middle = [np.minimum((up_to <= (up_to[:, -1:] - one) // 2).sum(1), len(order) - 1) for one in (1, 0)]
         medians.append((ranked[middle[0]] + ranked[middle[1]]) / 2)
-    return _interval(float(np.median(ranked)), np.concatenate(medians), np.zeros(1), len(order))
+    worth = len(np.unique(of[order]))
+    return _interval(float(np.median(ranked)), np.concatenate(medians), np.zeros(1), len(order), worth)
 
 
-def _interval(value: float, drawn: Floats, left: Floats, n: int) -> Score:
+def _interval(value: float, drawn: Floats, left: Floats, n: int, worth: int) -> Score:
+    if worth < 2:
+        return Score(value, -math.inf, math.inf, n)
     drawn, left = drawn[np.isfinite(drawn)], left[np.isfinite(left)]
-    if not math.isfinite(value) or not len(drawn) or np.ptp(drawn) < 1e-12:
+    largest = float(np.abs(drawn).max(initial=0))
+    if not math.isfinite(value) or not len(drawn) or np.ptp(drawn) <= 1e-12 * largest:
         return Score(value, value, value, n)
     left = left if len(left) else np.zeros(1)
-    ends = (-math.inf, math.inf)
-    low, high = intervals.bca(value, drawn, left, np.ones(len(left), np.int64), within=ends)
+    unit = 2.0 ** math.frexp(largest)[1]  # `bca` rounds as for shares; a power of two changes no bit
+    within, ones = (-math.inf, math.inf), np.ones(len(left), np.int64)
+    low, high = (unit * end for end in intervals.bca(value / unit, drawn / unit, left / unit, ones, within=within))
     return Score(value, min(low, value), max(high, value), n)
 
 
