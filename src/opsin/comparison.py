@@ -284,11 +284,13 @@ def _statistics(both: rates.Cells, k: int, tested: Ints) -> Callable[[Ints], Flo
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One condition of a gate: whether the second classifier meets it, and why."""
+    """One condition of a gate: whether the second classifier meets it, why not, and on how many records, the fewest of
+    all that it asks about: on few of them hardly any loss is shown."""
 
     condition: str
     passed: bool
     reason: str
+    n: int
 
 
 _CONDITION = re.compile(
@@ -303,9 +305,9 @@ def gate(found: Comparison, text: str) -> tuple[Verdict, ...]:
 
     Args:
         text: conditions, with commas between them: a name of `Comparison.overall` such as `accuracy`, `macro-f1`,
-            `mAP`, `MAE`, or `every class` or `class NAME` (their F1; of a label or quantity too), then `not worse` (no
-            loss is shown), `within N points` (what was measured is at most so much lower; of errors, N % of the
-            first's higher) or `better` (a gain is shown).
+            `mAP`, `MAE`, or `every class` or `class NAME` (their F1; of a label or quantity too), then `within N
+            points` (a loss of more is ruled out: its interval ends before; of errors, one of more than N % of the
+            first's), `better` (a gain is shown) or `not worse` (no loss is shown, which on few records says little).
 
     Raises:
         CallError: for any other condition, and a class that was not tested.
@@ -327,12 +329,13 @@ def conditions(text: str) -> list[re.Match[str]]:
 
 
 def _verdict(found: Comparison, condition: re.Match[str]) -> Verdict:
+    meant = [*_meant(found, condition)]
     failed = [
         f"{name}: {difference.words()}"
-        for name, difference in _meant(found, condition)
+        for name, difference in meant
         if not _holds(difference, condition["how"].lower(), condition["points"])
     ]
-    return Verdict(condition[0], not failed, "; ".join(failed))
+    return Verdict(condition[0], not failed, "; ".join(failed), min(difference.n for _, difference in meant))
 
 
 def _meant(found: Comparison, read: re.Match[str]) -> Iterator[tuple[str, Difference]]:
@@ -352,9 +355,9 @@ def _meant(found: Comparison, read: re.Match[str]) -> Iterator[tuple[str, Differ
 
 def _holds(difference: Difference, how: str, points: str | None) -> bool:
     if points is not None and difference.error:
-        return difference.value <= float(points) / 100 * difference.first + 1e-12
+        return difference.high <= float(points) / 100 * difference.first * (1 + 1e-12)
     if points is not None:
-        return difference.value >= -float(points) / 100 - 1e-12
+        return difference.low >= -float(points) / 100 - 1e-12
     return difference.shown > 0 if how == "better" else difference.shown >= 0
 
 
@@ -445,7 +448,9 @@ def words(found: Comparison, verdicts: Sequence[Verdict] = ()) -> str:
     lines += ["{:<{}}   A {}   B {}   {}".format(name, width, *one.sides(), one.words()) for name, one in named]
     if len(found.per_class) > 1:
         lines.append(f"of {len(found.per_class)} {many} one in twenty looks different by chance alone")
-    lines += [f"gate: {v.condition}: {'passed' if v.passed else 'NOT passed: ' + v.reason}" for v in verdicts]
+    for one in verdicts:
+        passed = "passed" if one.passed else "NOT passed"
+        lines.append(": ".join(filter(None, ["gate", one.condition, f"{passed} on {one.n:,} pictures", one.reason])))
     return "\n".join(lines)
 
 
