@@ -20,6 +20,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TextIO
 
+from .duplicates import joined
 from .errors import CallError, DataError, writing
 from .spreadsheets import bare, guarded
 from .vocabulary import SPLITS, Dataset, Record, Split
@@ -129,24 +130,14 @@ def _moved(record: Record, to: Split | None) -> Record:
 
 def _bound(pool: Sequence[Record], together: Mapping[str, str]) -> dict[str, str]:
     """Key → group, of records that have one or look alike; where two groups share a picture they are one."""
-    parent: dict[tuple[str, str], tuple[str, str]] = {}
-
-    def root(name: tuple[str, str]) -> tuple[str, str]:
-        while parent.setdefault(name, name) != name:
-            parent[name] = parent[parent[name]]
-            name = parent[name]
-        return name
-
-    bound: dict[str, tuple[str, str]] = {}
+    own: dict[str, list[tuple[str, str]]] = {}
     for record in pool:
-        own = [("group", record.group)] if record.group else []
-        own += [("alike", together[record.key])] if record.key in together else []
-        if len(own) == 2:
-            low, high = sorted(map(root, own))
-            parent[high] = low
-        if own:
-            bound[record.key] = own[0]
-    return {key: "\t".join(root(name)) for key, name in bound.items()}
+        names = [("group", record.group)] if record.group else []
+        names += [("alike", together[record.key])] if record.key in together else []
+        if names:
+            own[record.key] = names
+    first = joined((names[0], names[-1]) for names in own.values())
+    return {key: "\t".join(first[names[0]]) for key, names in own.items()}
 
 
 def _deal(
