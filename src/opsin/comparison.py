@@ -139,7 +139,7 @@ def compare_labels(
     right = [labels.all_right(each, positive, known) & known.any(1) for each in said]
     tested = np.flatnonzero(positive.any(0))
     cells = [labels.counted(each & known, positive, known, of)[:, tested] for each in said]
-    drawn = [np.concatenate([labels.each_f1(sums) for sums in labels.resampled(each)]) for each in cells]
+    drawn = [np.concatenate([labels.each_f1(sums) for sums in intervals.totals(each)]) for each in cells]
     n = np.array([len(true), len(true), *positive[:, tested].sum(0)])
     rests = n if of is None else [of.max() + 1] * 2 + [len(np.unique(of[positive[:, c]])) for c in tested]
     found = _percentiles([labels.each_f1(each.sum(0)[None])[0] for each in cells], drawn, n)
@@ -173,7 +173,7 @@ def compare_quantities(
     of = units(groups, len(true))
     own = np.arange(len(true)) if of is None else of
     sums = [quantities.sums_of(each[:, tested], true[:, tested], means[tested], own) for each in (one, other)]
-    drawn = [_errors(np.concatenate([*quantities.resampled(each)])) for each in sums]
+    drawn = [_errors(np.concatenate([*intervals.totals(each)])) for each in sums]
     known = ~np.isnan(true)
     n = np.array([len(true), *known[:, tested].sum(0)[[0, *range(len(tested))]]])
     worth = (sums[0][..., 0] > 0).sum(0)  # units, of each quantity

@@ -7,7 +7,7 @@ quantity by quantity.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -67,7 +67,7 @@ def score_quantities(
     of = units(groups, len(true))
     of = np.arange(len(true)) if of is None else of
     sums = sums_of(found[:, tested], true[:, tested], np.asarray(means)[tested], of)
-    drawn = np.concatenate([*resampled(sums)])
+    drawn = np.concatenate([*intervals.totals(sums)])
     each = {}
     for at, c in enumerate(tested):
         one = {name: _score(measure, sums[:, at], drawn[:, at]) for name, measure in MEASURES.items()}
@@ -112,13 +112,6 @@ def _sums(found: Floats, true: Floats, mean: float, of: Ints) -> Floats:
     error, y = np.where(known, found - true, 0.0), np.where(known, true - mean, 0.0)  # R² does not see the shift
     columns = (known, np.abs(error), error**2, y, y**2, np.abs(y))
     return np.stack([np.bincount(of, column, of.max() + 1) for column in columns], axis=1)
-
-
-def resampled(sums: Floats) -> Iterator[Floats]:
-    """The sums over units, (b, K, 6), of DRAWS resamples: the same ones for as many units."""
-    flat = sums.reshape(len(sums), -1)
-    for weights in intervals.resampled(len(flat), DRAWS, flat.shape[1]):
-        yield (weights @ flat).reshape(-1, *sums.shape[1:])
 
 
 def _score(measure: Statistic, sums: Floats, drawn: Floats) -> Score:
