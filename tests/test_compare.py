@@ -50,6 +50,18 @@ def test_mid_p_is_the_definition() -> None:
         assert comparison.mcnemar(c, b) == comparison.mcnemar(b, c)
 
 
+@pytest.mark.parametrize("groups", [None, [f"g{row // 8}" for row in range(400)]])
+def test_accuracy_alone_is_that_of_all(groups: list[str] | None) -> None:
+    targets, first, second = answers(3)
+    whole = comparison.compare(first, second, targets, NAMES, groups=groups)
+    assert comparison.compare_accuracy(first, second, targets, groups=groups) == (whole.overall["accuracy"], whole.p)
+    rows = np.arange(400).reshape(50, 8) if groups else np.arange(400)[:, None]
+    drawn = np.random.default_rng(0).integers(0, len(rows), (4000, len(rows)))
+    gap = ((second == targets).astype(float) - (first == targets))[rows].mean(1)[drawn].mean(1)
+    found = whole.overall["accuracy"]
+    assert (found.low, found.high) == pytest.approx(np.quantile(gap, [0.025, 0.975]), abs=0.01)
+
+
 def test_the_paired_interval_is_narrower_than_that_of_two_tests() -> None:
     rng = np.random.default_rng(3)
     targets, first, _ = answers(1, 1000)

@@ -109,14 +109,31 @@ def compare(
         rates.confusion(targets, np.where(said == UNSURE, 0, said), k - 1)  # refuses what is wrong
     first, second = (np.where(said == UNSURE, k - 1, said) for said in (first, second))
     of = units(groups, len(targets))
-    only_first, only_second, p = _apart(first == targets, second == targets, of)
+    apart = _apart(first == targets, second == targets, of)
     tested = np.unique(targets).tolist()
-    accuracy, macro, *each = _resampled(first, second, targets, k, of)
+    macro, *each = _resampled(first, second, targets, k, of)
+    overall = {"accuracy": _accuracy(first == targets, second == targets, of), "macro F1": macro}
+    return Comparison(len(targets), overall, dict(zip((classes[c] for c in tested), each)), *apart)
+
+
+def compare_accuracy(
+    first: Ints, second: Ints, targets: Ints, *, groups: Groups | None = None
+) -> tuple[Difference, float | None]:
+    """Of `compare` the accuracy and p alone, without a bootstrap of every F1."""
+    of = units(groups, len(targets))
+    right = first == targets, second == targets
+    return _accuracy(*right, of), _apart(*right, of)[2]
+
+
+def _accuracy(first: Bools, second: Bools, of: Ints | None) -> Difference:
+    """From who is right, bool (N,) each."""
+    n, shares = len(first), (float(first.mean()), float(second.mean()))
     if of is None:
-        bounds = paired_shares(only_first, only_second, len(targets))
-        accuracy = Difference(accuracy.first, accuracy.second, *bounds, accuracy.n)
-    overall, per_class = {"accuracy": accuracy, "macro F1": macro}, dict(zip((classes[c] for c in tested), each))
-    return Comparison(len(targets), overall, per_class, only_first, only_second, p)
+        return Difference(*shares, *paired_shares(*_apart(first, second, of)[:2], n), n)
+    sums = np.stack([np.bincount(of, column) for column in (first, second, np.ones(n))], axis=1)
+    drawn = np.concatenate([*intervals.totals(sums)])
+    low, high = np.quantile(drawn[:, 1] / drawn[:, 2] - drawn[:, 0] / drawn[:, 2], [0.025, 0.975]).tolist()
+    return _opened(Difference(*shares, low, high, n), len(sums))
 
 
 def compare_labels(
@@ -231,13 +248,13 @@ def paired_shares(first: int, second: int, n: int) -> tuple[float, float]:
 
 
 def _resampled(first: Ints, second: Ints, targets: Ints, k: int, of: Ints | None) -> list[Difference]:
-    """Accuracy, macro F1, and F1 of every class that is tested."""
+    """Macro F1, and F1 of every class that is tested."""
     both = rates.cells(targets, first * k + second, k * k, of)
     tested, records = np.unique(targets, return_counts=True)
     statistics = _statistics(both, k, tested)
     drawn = np.concatenate([statistics(counts) for counts in both.resampled(intervals.DRAWS)])
-    n = np.array([len(targets), len(targets), *records])
-    worth = n if of is None else np.array([of.max() + 1] * 2 + [len(np.unique(of[targets == c])) for c in tested])
+    n = np.array([len(targets), *records])
+    worth = n if of is None else np.array([of.max() + 1] + [len(np.unique(of[targets == c])) for c in tested])
     found = _percentiles(statistics(both.counts[None])[0], np.moveaxis(drawn, 1, 0), n)
     return [_opened(one, units) for one, units in zip(found, worth.tolist())]
 
@@ -258,7 +275,7 @@ def _opened(found: Difference, n: float) -> Difference:
 
 
 def _statistics(both: rates.Cells, k: int, tested: Ints) -> Callable[[Ints], Floats]:
-    """From counts of cells (B, C) to accuracy, macro F1, F1 of every tested class, of both: (B, 2, 2 + T).
+    """From counts of cells (B, C) to macro F1, F1 of every tested class, of both: (B, 2, 1 + T).
 
     A class without records in a resample counts for nothing there, and has no F1. An answer of `both` is a pair.
     """
@@ -272,8 +289,7 @@ def _statistics(both: rates.Cells, k: int, tested: Ints) -> Callable[[Ints], Flo
             hits = rates.summed(counts[:, right], both.true[right], k)
             f1 = 2 * hits / np.maximum(records + rates.summed(counts, answered, k), 1)
             macro = (f1 * present).sum(axis=1) / present.sum(axis=1)
-            accuracy = hits.sum(axis=1) / records.sum(axis=1)
-            sides.append(np.column_stack([accuracy, macro, np.where(present, f1, np.nan)[:, tested]]))
+            sides.append(np.column_stack([macro, np.where(present, f1, np.nan)[:, tested]]))
         return np.stack(sides, axis=1)
 
     return of

@@ -3,9 +3,9 @@
     parent ── length, bytes ──> child: codecs.decode ── a letter, sizes, pixels or a reason ──> parent
 
 The child is a fresh interpreter (spawned, never forked), decodes many files one after the other, and is started anew
-when it dies or is too slow. It gets no files, and of our environment what Python needs and where it imports from; what it
-answers is not believed further than its limits go. Where the system has
-`resource` its address space is limited, and it cannot write files or dump core; elsewhere time is the only limit.
+when it dies or is too slow. It gets no files, and of our environment what Python needs and where it imports from; what
+it answers is held to limits as well. Where the system has `resource` its address space is limited, and it cannot write
+files or dump core; elsewhere time is the only limit.
 """
 
 from __future__ import annotations
