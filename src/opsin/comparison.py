@@ -130,7 +130,7 @@ def _accuracy(first: Bools, second: Bools, of: Ints | None) -> Difference:
     n, shares = len(first), (float(first.mean()), float(second.mean()))
     if of is None:
         return Difference(*shares, *paired_shares(*_apart(first, second, of)[:2], n), n)
-    sums = np.stack([np.bincount(of, column) for column in (first, second, np.ones(n))], axis=1)
+    sums = np.stack([np.bincount(of, column) for column in (first, second, np.ones(n))], axis=1).astype(float)
     drawn = np.concatenate([*intervals.totals(sums)])
     low, high = np.quantile(drawn[:, 1] / drawn[:, 2] - drawn[:, 0] / drawn[:, 2], [0.025, 0.975]).tolist()
     return _opened(Difference(*shares, low, high, n), len(sums))

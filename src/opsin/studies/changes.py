@@ -165,7 +165,7 @@ def _brought_down(picture: np.ndarray, side: int) -> np.ndarray:
     if min(height, width) <= side:
         return picture
     scale = side / min(height, width)
-    return ops.resize(picture, width=max(1, round(width * scale)), height=max(1, round(height * scale)))  # type: ignore[no-any-return]
+    return ops.resize(picture, width=max(1, round(width * scale)), height=max(1, round(height * scale)))
 
 
 def _corrupting(name: str, severity: int, side: int, seed: int) -> Callable[[str, np.ndarray], np.ndarray]:
