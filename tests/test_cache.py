@@ -5,9 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import tempfile
+import time
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -117,6 +120,23 @@ def test_a_cache_in_a_file_equals_one_in_memory(
     assert torch.equal(large.take(np.array([5, 2])), in_memory[1][1].take(np.array([5, 2])))
     if os.name == "posix":
         assert not list(tmp_path.iterdir())  # nothing to clean up, even after a kill -9
+
+
+def test_a_large_cache_goes_to_a_disk_and_not_where_temporary_files_are(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cache_folder: Path
+) -> None:
+    """There, on many systems, it would be memory after all."""
+    asked: list[Path] = []
+    made = tempfile.TemporaryFile
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda dir: asked.append(dir) or made(dir=dir))
+    monkeypatch.setattr(cache, "MEMORY_BYTES", 0)
+    data = dataset(5)
+    _, (pixels,) = finished(cache.build(data, ROADS[:1]))
+    assert np.array_equal(pixels.array, expected(data, ROADS[0]))
+    (tmp_path / "file").touch()  # there is no such folder to be had
+    monkeypatch.setenv("OPSIN_CACHE", str(tmp_path / "file"))
+    finished(cache.build(data, ROADS[:1]))
+    assert asked == [cache_folder / "pixels", Path(tempfile.gettempdir())]
 
 
 def test_progress_is_told_and_ends_with_all() -> None:
@@ -269,6 +289,38 @@ def test_another_version_does_not_use_it(monkeypatch: pytest.MonkeyPatch, tmp_pa
         finished(cache.build(data, ROADS, keep=tmp_path))
 
 
+@pytest.mark.parametrize("name", ["numpy", "opencv-python-headless", "pydicom"])
+def test_what_decodes_or_changes_pixels_is_part_of_a_caches_name(name: str) -> None:
+    assert f"{name} {version(name)}" in cache._MAKERS
+
+
+def test_kept_caches_that_refused_different_pictures_are_made_again(tmp_path: Path) -> None:
+    data = known(dataset(6))
+    holed = replace(data, store=Memory({k: v for k, v in data.store.files.items() if k != "002.png"}))  # type: ignore
+    _, (kept,) = finished(cache.build(data, ROADS[1:], keep=tmp_path))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cache, "PASSING", ())
+        finished(cache.build(holed, ROADS[:1], keep=tmp_path))
+    found, caches = finished(cache.build(data, ROADS, keep=tmp_path))
+    assert len(found) == len(kept) == 6
+    for pixels, road in zip(caches, ROADS):
+        assert np.array_equal(pixels.array, expected(data, road))
+
+
+@pytest.mark.parametrize("code", ["unreadable", "out-of-memory"])
+def test_what_may_be_over_tomorrow_is_not_kept(code: str, tmp_path: Path) -> None:
+    class Passing(Memory):
+        def read(self, key: str) -> bytes:
+            if key == "002.png":
+                raise PictureError(code, "today")
+            return super().read(key)
+
+    data = known(dataset(6))
+    today = replace(data, store=Passing(data.store.files))  # type: ignore[attr-defined]
+    assert len(finished(cache.build(today, ROADS, keep=tmp_path))[0]) == 5
+    assert len(finished(cache.build(data, ROADS, keep=tmp_path))[0]) == 6
+
+
 @pytest.mark.parametrize("at", [0, 100, 300, -300, -20, -1])
 @pytest.mark.parametrize("damage", ["changed", "cut"])
 def test_a_damaged_cache_is_made_again(at: int, damage: str, tmp_path: Path) -> None:
@@ -298,6 +350,17 @@ def test_the_caches_that_are_kept_are_bounded_and_the_oldest_go(
     finished(cache.build(sets[0], ROADS[:1], keep=tmp_path))  # used now
     finished(cache.build(sets[3], ROADS[:1], keep=tmp_path))
     assert sorted(file.name[0] for file in tmp_path.iterdir()) == ["a", "c", "d"]
+
+
+def test_what_a_killed_process_left_half_written_is_swept_up(tmp_path: Path) -> None:
+    old, new = (tmp_path / f".set-1.pixels.{pid}" for pid in (1, 2))
+    for part in (old, new):
+        part.write_bytes(b"half")
+    long_ago = time.time() - 2 * cache.ABANDONED
+    os.utime(old, (long_ago, long_ago))
+    finished(cache.build(known(dataset(5)), ROADS[:1], keep=tmp_path))
+    assert not old.exists()
+    assert new.exists()
 
 
 def test_what_cannot_or_need_not_be_kept_is_not(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import opsin
-from opsin import classifier, models, runs
+from opsin import classifier, models, runs, splits
 from opsin.app import cli
 from opsin.errors import CallError
-from opsin.runs import origins
+from opsin.runs import origins, scoring
 from tiny import HOW, digests, digits, net, recipe, write_pngs
 
 
@@ -70,6 +70,17 @@ def test_a_new_class_is_learnt_and_the_origin_is_told(first, tmp_path) -> None:
     events = (run.folder / "events.jsonl").read_text()
     assert "starts from a model of digits, 3 classes known, 1 new" in events
     assert json.loads((run.folder / "report.json").read_text())
+
+
+def test_what_the_first_model_has_seen_is_not_new_to_the_second(first, tmp_path) -> None:
+    data = digits()
+    folder = runs.create(data, recipe(epochs=1, seed=5), out=tmp_path / "run", start=first.classifier)
+    told = [e.values["text"] for e in runs.events(data, resume=folder, how=HOW) if e.kind == "notice"]
+    leaked = {r.key for r in splits.read(data, first.folder / "split.csv").records if r.split != "test"}
+    leaked &= {r.key for r in splits.read(data, folder / "split.csv").test.records}
+    assert leaked
+    assert any(f"warning: {len(leaked)} test pictures trained the model that it starts from" in text for text in told)
+    assert not leaked - scoring.trained_on(runs.load(folder), data)
 
 
 def test_the_licence_of_the_first_weights_goes_on(first) -> None:

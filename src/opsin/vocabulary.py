@@ -10,6 +10,7 @@ tensors `(…, C, H, W)`, uint8 in 0…255 or float32 in 0…1.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
@@ -202,15 +203,23 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """A measured value with its 95 % interval and the number of records behind it."""
+    """A measured value with its 95 % interval and the number of records behind it.
+
+    The interval is infinite where nothing is known of it: of a quantity that was measured on one record or one group.
+    """
 
     value: float
     low: float
     high: float
     n: int
 
+    @property
+    def bounded(self) -> bool:
+        """Whether there is an interval."""
+        return math.isfinite(self.high - self.low)
+
     def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        return f"{self.value:.3f} " + (f"[{self.low:.3f}, {self.high:.3f}]" if self.bounded else "[no interval]")
 
 
 @dataclass(frozen=True)

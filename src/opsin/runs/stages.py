@@ -50,7 +50,7 @@ from ..training import Job, TrainState
 from ..vocabulary import SPLITS, Dataset, Event, Record, Scale, Split, Task
 from . import folder as folders
 from . import origins
-from .scoring import largest_class, pictures, told
+from .scoring import largest_class, pictures, seen, told, trained_on
 
 CHECKPOINT_SECONDS = 60.0
 MANY = 500  # steps below which nobody asks whether compiling would pay
@@ -145,8 +145,9 @@ def stream(
     """Every stage of the run in `folder`, which is told and checkpointed on the way. See `runs.work`."""
     folders.tidy(folder)
     # Of all records: whoever divides the data again cannot know which are refused.
-    divided = {"split": splits.fingerprint(data), "pictures": pictures(data), **folders.division(folder)}
     start = origins.kept(folder)
+    divided: dict[str, Any] = {"split": splits.fingerprint(data), "pictures": pictures(data), "seen": seen(data, start)}
+    divided |= folders.division(folder)
     recipe, road, notes = _resolved(recipe, data, start)
     yield from map(_note, (*data.notes, *notes))
     data, pixels, enlarged = yield from _decode(data, recipe, road)
@@ -156,6 +157,8 @@ def stream(
     spec, built, started = origins.begun(start, data.classes) if start else _network(recipe, len(data.classes), network)
     if start:
         yield _note(origins.words(start, data.classes))
+        if leaked := len(trained_on(start, data) & {record.key for record in data.test.records}):
+            yield _note(f"warning: {leaked:,} test pictures trained the model that it starts from: scores are too good")
     if recipe.learn.grow_from:
         small = models.NetworkSpec(recipe.model.network, len(data.classes), recipe.learn.grow_from)
         with models.refusals(small):

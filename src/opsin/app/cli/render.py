@@ -78,7 +78,8 @@ def side_by_side(out: Console, alone: Scores, both: Scores, paired: Comparison) 
 def _overall(out: Console, overall: Mapping[str, Score]) -> None:
     table = _table("score", "value", "95 % interval", "n")
     for key, score in overall.items():
-        table.add_row(key, f"{score.value:.4f}", f"{score.low:.4f} to {score.high:.4f}", f"{score.n:,}")
+        interval = f"{score.low:.4f} to {score.high:.4f}" if score.bounded else "none"
+        table.add_row(key, f"{score.value:.4f}", interval, f"{score.n:,}")
     out.print(table)
 
 
