@@ -394,8 +394,13 @@ def comparing(
     """
     if first.task != second.task:
         raise errors.CallError("two models", expected=f"both for {first.task}", received=f"one for {second.task}")
-    classifier.checked_classes(first.classes, second.classes)
-    classifier.checked_classes(second.classes, first.classes)
+    if set(first.classes) != set(second.classes):
+        raise errors.DataError(
+            "the two models know different classes",
+            expected=", ".join(first.classes[:20]),
+            received=", ".join(second.classes[:20]),
+            do="Compare models of the same classes",
+        )
     _, own = yield from scoring.part_of(first, data, part, called="A")
     _, others = yield from scoring.part_of(second, data, part, called="B")
     chosen = _common(own, others)

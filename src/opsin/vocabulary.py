@@ -95,6 +95,10 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.records)
 
+    def __repr__(self) -> str:
+        refused = f", {len(self.refused):,} refused" if self.refused else ""
+        return f"Dataset({self.name}: {len(self):,} records, {self.task}, {len(self.classes):,} classes{refused})"
+
     def where(self, keep: Callable[[Record], bool]) -> Dataset:
         """The same data set with only the records that `keep` says yes to."""
         return dataclasses.replace(self, records=tuple(r for r in self.records if keep(r)))
@@ -190,7 +194,7 @@ class Prediction:
         reached = zip(self.classes, self.probabilities or (), self.thresholds)
         return sorted(((name, p) for name, p, least in reached if p >= least), key=lambda pair: -pair[1])
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         if self.error:
             return f"Prediction({self.key}: error {self.error.code}: {self.error.reason})"
         if self.values is not None:
@@ -217,6 +221,12 @@ class Score:
     def bounded(self) -> bool:
         """Whether there is an interval."""
         return math.isfinite(self.high - self.low)
+
+    def __float__(self) -> float:
+        return self.value
+
+    def __format__(self, spec: str) -> str:
+        return format(self.value, spec) if spec else str(self)
 
     def __str__(self) -> str:
         return f"{self.value:.3f} " + (f"[{self.low:.3f}, {self.high:.3f}]" if self.bounded else "[no interval]")
