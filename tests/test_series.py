@@ -29,7 +29,8 @@ def grouped(data: Dataset, number: int) -> Dataset:
 
 
 def measured(data: Dataset, folder: Path, **changes: object) -> runs.Series:
-    return opsin.cross_validate(data, recipe(epochs=1), network=net(data), how=HOW, out=folder, **changes)
+    asked = {"recipe": recipe(epochs=1), "network": net(data), "how": HOW, "out": folder, **changes}
+    return opsin.cross_validate(data, **asked)
 
 
 # ── who is in which fold ──
@@ -108,6 +109,19 @@ def test_every_picture_is_tested_once_by_a_model_that_did_not_learn_from_it(tmp_
     assert worst == min(scores.overall["accuracy"].value for scores in found.scores.values())
     written = json.loads((tmp_path / "series" / "scores.json").read_text())["pooled"]
     assert metrics.from_dict(written).overall == found.pooled.overall
+
+
+def test_what_is_pooled_is_answered_under_each_folds_thresholds(tmp_path) -> None:
+    want = "c recall>=0.75; accuracy>=0.75"  # one fold can promise it, one cannot
+    data = digits(60, "abc")
+    found = measured(data, tmp_path / "series", folds=2, recipe=recipe(epochs=1, want=want))
+    each = [scores.overall for scores in found.scores.values()]
+    assert any(0 < overall["coverage"].value < 1 for overall in each if "coverage" in overall)
+    assert found.pooled is not None
+    for name in ("accuracy", "coverage"):
+        of_folds = [(overall.get(name), scores.n) for overall, scores in zip(each, found.scores.values())]
+        right = sum(round((score.value if score else 1) * n) for score, n in of_folds)
+        assert found.pooled.overall[name].value == pytest.approx(right / len(data))
 
 
 def test_one_fold_a_group_tests_each_group_by_who_saw_none_of_it(tmp_path) -> None:

@@ -285,9 +285,9 @@ def _test_scores(folder: Path) -> Scores:
 
 
 def _pooled(folder: Path, each: list[Member], by_group: bool) -> Scores:
-    """The scores of all folds' answers together, each at its own model's temperature and, of labels, thresholds."""
+    """The scores of all folds' answers together, each at its own model's temperature and thresholds."""
     task, classes = each[0].data.task, each[0].data.classes
-    rows, targets, least, means = [], [], [], []
+    rows, targets, least, means, said, decided = [], [], [], [], [], False
     groups: list[str | None] = []
     for member in each:
         answers = kept(folder / member.name)
@@ -295,18 +295,23 @@ def _pooled(folder: Path, each: list[Member], by_group: bool) -> Scores:
             raise errors.ModelError(f"{folder / member.name} has no answers to its test", do="Take it away and go on")
         description = folder / member.name / "model" / artefact.DESCRIPTION
         described = json.loads(description.read_text(encoding="utf-8", errors="surrogateescape"))
-        scale = described.get("scale", ())
+        scale, own, unsure = described.get("scale", ()), described["thresholds"], described.get("unsure_below", 0.0)
         rows.append(answers.logits / described["temperature"] if task == "single-label" else
                     classifier.answers_of(answers.logits, task, described["temperature"], scale))  # fmt: skip
         targets.append(answers.targets)
-        least += [[described["thresholds"].get(name, labels.HALF) for name in classes]] * len(answers.keys)
+        least += [[own.get(name, labels.HALF) for name in classes]] * len(answers.keys)
         means.append([mean for mean, _ in scale])
+        if task == "single-label":
+            thresholds = {classes.index(name): value for name, value in own.items()}
+            said.append(metrics.named(metrics.softmax(rows[-1]), thresholds, least=unsure))
+            decided |= bool(thresholds) or unsure > 0
         groups += [member.name] * len(answers.keys) if by_group else answers.groups or [None] * len(answers.keys)
     found, true = np.concatenate(rows), np.concatenate(targets)
-    own = groups if any(groups) else None
+    whole = groups if any(groups) else None
     if task == "multi-label":
-        return metrics.score_labels(found, true, classes, least, groups=own)
+        return metrics.score_labels(found, true, classes, least, groups=whole)
     if task == "regression":
-        return metrics.score_quantities(found, true, classes, np.mean(means, axis=0).tolist(), groups=own)
+        return metrics.score_quantities(found, true, classes, np.mean(means, axis=0).tolist(), groups=whole)
     largest = int(np.bincount(true, minlength=len(classes)).argmax())
-    return metrics.score(found, true, classes, largest=largest, groups=own)
+    answers_ = np.concatenate(said) if decided else None
+    return metrics.score(found, true, classes, largest=largest, groups=whole, answers=answers_)
