@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import opsin
-from opsin import artefact, calibration, evaluation, metrics, runs, splits, training
+from opsin import artefact, calibration, evaluation, metrics, optim, runs, splits, training
 from opsin.app import cli
 from opsin.errors import CallError, DataError, MachineError, ModelError
 from opsin.vocabulary import Dataset, Event
@@ -235,6 +235,25 @@ def test_a_state_that_cannot_be_saved_on_the_way_out_is_told(tmp_path, monkeypat
     monkeypatch.setattr(training.state.os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
     with pytest.raises(MachineError, match="Free some space"):
         stream.close()
+
+
+@pytest.mark.parametrize(("where", "kept"), [((training, "logits"), ["000000003.safetensors"]), ((optim, "clip"), [])])
+def test_an_error_between_steps_saves_the_state_and_one_inside_a_step_does_not(tmp_path, monkeypatch, where, kept):
+    whole = train(digits(), tmp_path / "whole", ema=0.9)
+    folder, calls = tmp_path / "run", []
+
+    def breaks(*_: object) -> None:
+        calls.append(1)
+        if len(calls) == 2 or where[0] is training:  # in validation, or in the second step, with its norms moved
+            raise RuntimeError("driver")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(*where, breaks)
+        with pytest.raises(RuntimeError, match="driver"):
+            train(digits(), folder, ema=0.9)
+    assert [file.name for file in (folder / "checkpoint").iterdir()] == kept
+    train(digits(), folder, resume=True)
+    assert results(folder) == results(whole.folder)
 
 
 def test_a_finished_run_is_not_gone_on_with(tmp_path) -> None:

@@ -200,6 +200,19 @@ def test_memory_for_not_even_one_picture_is_the_machines_fault() -> None:
     assert equal(weights(hungry), before)
 
 
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, CPU])
+def test_validation_too_large_for_memory_is_cut_and_finds_the_same(error) -> None:
+    work = job(recipe(), val=12)
+    hungry = Hungry(4, error)
+    found = training.logits(hungry, work.val, ROAD, work.plan)
+    assert hungry.seen == [3, 3, 3, 3]
+    torch.testing.assert_close(found, training.logits(hungry.inner, work.val, ROAD, work.plan), atol=1e-6, rtol=0)
+    with pytest.raises(MachineError, match="one picture"):
+        training.logits(Hungry(0, error), work.val, ROAD, work.plan)
+    with pytest.raises(RuntimeError, match="shapes"):
+        training.logits(Hungry(0, "shapes do not fit"), work.val, ROAD, work.plan)
+
+
 def test_another_runtime_error_is_not_taken_for_memory() -> None:
     with pytest.raises(RuntimeError, match="shapes"):
         run(Hungry(0, "shapes do not fit"), job(recipe()))

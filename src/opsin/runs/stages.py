@@ -394,7 +394,7 @@ def _vectors(
 
 
 def _trained(state: TrainState, job: Job, folder: Path) -> Iterator[Event]:
-    """The loop, with a checkpoint after every epoch, every minute, and when the listener breaks off."""
+    """The loop, with a checkpoint after every epoch, every minute, and when it is broken off between two steps."""
     saved = time.monotonic()
     try:
         for event in training.events(state, job):
@@ -403,8 +403,9 @@ def _trained(state: TrainState, job: Job, folder: Path) -> Iterator[Event]:
                 training.save(state, folder / "checkpoint")
                 saved = time.monotonic()
                 yield Event("checkpoint", state.epoch, state.step, {})
-    except GeneratorExit:
-        training.save(state, folder / "checkpoint")
+    except BaseException:  # a listener that stops is a GeneratorExit
+        if not state.torn:
+            training.save(state, folder / "checkpoint")
         raise
 
 

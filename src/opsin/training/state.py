@@ -38,6 +38,7 @@ class TrainState:
         history: the scores of every finished epoch; whoever decides, decides by these alone.
         best: the weights with the best score on validation so far.
         slow: where Lookahead goes back to.
+        torn: a step is under way, or broke off: what it changed so far belongs to no count above.
     """
 
     network: nn.Module
@@ -52,6 +53,7 @@ class TrainState:
     history: list[dict[str, float]] = field(default_factory=list)
     best: dict[str, Tensor] | None = None
     slow: dict[str, Tensor] | None = None
+    torn: bool = False
 
     def weights(self) -> dict[str, Tensor]:
         """The weights to validate and keep: averaged where the recipe averages."""
