@@ -88,7 +88,7 @@ def step(state: TrainState, job: Job, batch: Batch) -> float:
     """One step of the optimiser on one batch; returns its loss.
 
     Raises:
-        CallError: when the loss is not finite; weights are still those of the step before.
+        CallError: when the loss is not finite; weights are those of the step before, statistics of batch norms are not.
     """
     recipe, network = job.recipe, state.network
     # Dropout's draws belong to (seed, step), so a resumed run draws the same.
