@@ -70,6 +70,25 @@ def test_two_runs_of_one_command_give_one_model_to_the_byte(tmp_path, network: s
     assert digests(other.folder / "model") != digests(first.folder / "model")
 
 
+@pytest.mark.parametrize("known", [False, True])
+def test_a_users_network_is_fine_tuned_only_where_the_recipe_means_it(tmp_path, cache_folder, known: bool) -> None:
+    """`pretrained` of a preset is of the preset's network; a plan is remembered for the network that was timed."""
+    choices = opsin.preset("finetune").set(size=8, epochs=1, **({"network": "Net"} if known else {}))
+    run = opsin.train(digits(), choices, out=tmp_path / "run", network=seeded(Net), how=runs.Execution("cpu"))
+    assert run.classifier.facts["recipe"]["model"] | {"pool": ""} == {
+        "network": "Net",
+        "pretrained": known,
+        "pool": "",
+        "start": "",
+    }
+    norm = run.classifier.network.norm
+    assert (norm.num_batches_tracked == 0) == (norm.running_var == 1).all() == known
+    assert any("head" in e["values"].get("text", "") for e in recorded(run.folder)) == known
+    assert [key.partition(",")[0] for key in json.loads((cache_folder / "plans.json").read_text())] == [
+        "training Net at 8"
+    ]
+
+
 def test_a_users_network_is_left_as_it_was(tmp_path) -> None:
     network = seeded(Net)
     before = {name: value.clone() for name, value in network.state_dict().items()}

@@ -166,7 +166,8 @@ def events(
         recipe: a Recipe, the name of a preset, or a TOML file.
         out: the run's folder; `runs/<name>-<number>` by default.
         resume: the folder of a run on the same data that is to go on; `recipe` and `out` are not looked at.
-        network: a module of your own, `(B, 3, S, S)` → `(B, K)`, instead of the recipe's.
+        network: a module of your own, `(B, 3, S, S)` → `(B, K)`, instead of the recipe's. Its weights are taken for
+            random ones, unless the recipe names its class: `recipe.set(network="MyNet", pretrained=True)`.
         how: what to force of the plan.
         leaks: go on although test pictures are copies of pictures in train or val.
         start: a model of ours whose weights and preprocessing it starts from; classes may be others.

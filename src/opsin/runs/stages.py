@@ -147,7 +147,7 @@ def stream(
     # Of all records: whoever divides the data again cannot know which are refused.
     divided = {"split": splits.fingerprint(data), "pictures": pictures(data), **folders.division(folder)}
     start = origins.kept(folder)
-    recipe, road, notes = _resolved(recipe, data, start)
+    recipe, road, notes = _resolved(recipe, data, start, network)
     yield from map(_note, (*data.notes, *notes))
     data, pixels, enlarged = yield from _decode(data, recipe, road)
     folders.keep(folder, recipe, data)
@@ -186,11 +186,13 @@ def _note(text: str) -> Event:
 
 
 def _resolved(
-    recipe: Recipe, data: Dataset, start: Classifier | None = None
+    recipe: Recipe, data: Dataset, start: Classifier | None = None, own: nn.Module | None = None
 ) -> tuple[Recipe, Preprocessing, list[str]]:
     """The recipe with its size and flips decided, the preprocessing that follows, and what a user should know."""
+    if own is not None and recipe.model.network != type(own).__name__:  # what it says of weights is another network's
+        recipe = recipe.set(network=type(own).__name__, pretrained=False)
     size = recipe.pixels.size
-    origin = weights.pretrained_info(recipe.model.network) if recipe.model.pretrained else None
+    origin = weights.pretrained_info(recipe.model.network) if recipe.model.pretrained and own is None else None
     if not size:
         size = origin.size if origin else _size(data)
     if recipe.learn.grow_from >= size:
