@@ -71,12 +71,12 @@ def create(
 
     Raises:
         CallError: when the folder is there already, for a want that names no class, and when the recipe contradicts
-            `start`.
+            `start`, or its absence.
         DataError: when the data cannot be split, there is no validation to set thresholds on, or its test pictures
             stand in train or val as well.
         MachineError: when it cannot be written.
     """
-    recipe = origins.suited(recipe, start) if start else recipe
+    recipe = origins.suited(recipe, start)
     wanted = calibration.wants(recipe.learn.want, data.classes, data.task)
     pairs = finished(scoring.alike(data, near=not split)) if pairs is None else pairs
     divided = scoring.divided(data, recipe.seed, split=split, pairs=pairs)

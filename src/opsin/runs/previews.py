@@ -13,7 +13,7 @@ from .. import augmentation, preprocessing, training
 from ..cache import Pixels, Undecoded
 from ..recipe import Recipe
 from ..vocabulary import Dataset, Event
-from . import scoring, stages
+from . import origins, scoring, stages
 
 TRIALS = 100  # steps of a range test
 
@@ -32,7 +32,7 @@ def augmented(data: Dataset, recipe: Recipe, *, split: str | Path = "", epoch: i
         PictureError: when one of them cannot be read.
     """
     data = scoring.divided(data, recipe.seed, split=split)
-    recipe, road, _ = stages._resolved(recipe, data)
+    recipe, road, _ = stages._resolved(origins.suited(recipe, None), data)
     road = preprocessing.enlarged(road, augmentation.margin(recipe.augment))
     job = stages._job(recipe, Pixels(data, Undecoded(data, road)), None, road)
     return training.contact_sheet(next(job.batches.epoch(epoch)), data.classes)
@@ -50,7 +50,7 @@ def find_rate(
         how: what to force of the plan.
     """
     data = scoring.divided(data, recipe.seed, split=split)
-    recipe, road, _ = stages._resolved(recipe, data)
+    recipe, road, _ = stages._resolved(origins.suited(recipe, None), data)
     data, pixels, enlarged = yield from stages._decode(data, recipe, road)
     torch.manual_seed(recipe.seed)
     _, network, _ = stages._network(recipe, len(data.classes), None)
