@@ -213,9 +213,10 @@ def test_what_cannot_be_is_refused_before_there_is_a_folder(tmp_path) -> None:
         (digits(20), {"folds": 200}, errors.DataError),
         (digits(20), {"folds": 2, "seeds": 2}, errors.CallError),
         (digits(20), {}, errors.CallError),
+        (digits(20), {"folds": 2, "recipe": recipe(want="three recall>=0.5")}, errors.CallError),
     ):
         with pytest.raises(error):
-            series.begin(data, recipe(), out=tmp_path / "series", **asked)
+            series.begin(data, asked.pop("recipe", recipe()), out=tmp_path / "series", **asked)
         assert not (tmp_path / "series").exists()
 
 
@@ -240,6 +241,17 @@ def test_the_command_tells_folds_and_goes_on(tmp_path: Path, monkeypatch: pytest
     assert cli.run(["train", "pics", *small, "--seeds", "2", "--out", "runs/s"]) == 0
     assert "accuracy" in capsys.readouterr().out
     assert cli.run(["train", "pics", *small, "--seeds", "2", "--folds", "2"]) == 2
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [["--folds", "2", "--seeds", "2"], ["--want", "darc recall>=0.5"], ["--folds", "2", "--want", "darc recall>=0.5"]],
+)
+def test_what_is_known_to_be_wrong_is_refused_before_pictures_are_looked_at(tmp_path, monkeypatch, asked) -> None:
+    pics = write_pngs(tmp_path / "pics", {"dark": 8, "light": 8})
+    monkeypatch.setattr(duplicates, "thumbnails", lambda *given, **how: pytest.fail("looked"))
+    assert cli.run(["train", str(pics), "--recipe", "textbook", *asked, "--out", str(tmp_path / "run")]) == 2
+    assert not (tmp_path / "run").exists()
 
 
 # ── pictures that are alike ──

@@ -31,7 +31,7 @@ from ..classifier import Classifier
 from ..recipe import Recipe
 from ..vocabulary import Dataset, Event, Scores
 from . import series, stages
-from .folder import Origin, chosen, create, find, listed, record, reopen, rows, told, unchanged
+from .folder import Origin, chosen, create, find, fitting, listed, record, reopen, rows, told, unchanged
 from .previews import augmented, find_rate
 from .scoring import alike, data_for, divided, evaluate, evaluating, refuse_mirrors, settling, with_mirrored
 from .series import Series
@@ -57,6 +57,7 @@ __all__ = [
     "find",
     "find_rate",
     "finish",
+    "fitting",
     "listed",
     "load",
     "refuse_mirrors",

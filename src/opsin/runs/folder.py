@@ -76,7 +76,7 @@ def create(
             stand in train or val as well.
         MachineError: when it cannot be written.
     """
-    recipe = origins.suited(recipe, start)
+    recipe = fitting(data, recipe, start)
     wanted = calibration.wants(recipe.learn.want, data.classes, data.task)
     pairs = finished(scoring.alike(data, near=not split)) if pairs is None else pairs
     divided = scoring.divided(data, recipe.seed, split=split, pairs=pairs)
@@ -96,6 +96,16 @@ def create(
         finally:
             shutil.rmtree(beside, ignore_errors=True)
     return folder
+
+
+def fitting(data: Dataset, recipe: Recipe, start: Classifier | None = None) -> Recipe:
+    """The recipe as it is for `data` and `start`; refused is what can be before any picture is looked at.
+
+    Raises:
+        CallError: for a want that names no class, and when the recipe contradicts `start`, or its absence.
+    """
+    calibration.wants(recipe.learn.want, data.classes, data.task)
+    return origins.suited(recipe, start)
 
 
 def _looked_at(data: Dataset, pairs: Sequence[Pair], leaks: bool) -> Dataset:

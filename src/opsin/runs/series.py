@@ -30,7 +30,7 @@ from ..recipe import Recipe
 from ..reports.contents import kept
 from ..vocabulary import Dataset, Record, Scores, Task, finished
 from . import folder as folders
-from . import origins, scoring
+from . import scoring
 from .folder import ERRORS, NOWHERE, Origin
 
 MOST_GROUPS = 100  # a fold each: more runs than that were hardly meant
@@ -127,14 +127,13 @@ def begin(
             once, and written down with the series.
 
     Raises:
-        CallError: when the folder is there, for both or neither of folds and seeds, and for a recipe that starts from
-            a model.
+        CallError: when the folder is there, for both or neither of folds and seeds, and as `folder.fitting` says.
         DataError: when the data does not have so many groups or pictures.
         MachineError: when it cannot be written.
     """
     if bool(folds) == bool(seeds) or seeds < 0:
         raise errors.CallError("a series of runs", expected="folds, or seeds", received=f"{folds!r} and {seeds}")
-    recipe = origins.suited(recipe, None)
+    recipe = folders.fitting(data, recipe)
     pairs = finished(scoring.alike(divisible(data, folds))) if pairs is None else pairs
     asked = {"folds": str(folds), "seeds": seeds, "leaks": leaks, "pairs": [dataclasses.astuple(p) for p in pairs]}
     next(_members(data, recipe, asked))  # refused before there is a folder

@@ -169,7 +169,7 @@ def _begun(out: Console, asked: Asked, source: str) -> bool:
     }
     origin = runs.Origin(str(Path(source).resolve() if Path(source).exists() else source), **columns)
     data = sources.read(source, **columns)
-    chosen = _chosen(asked, data.task)
+    chosen = runs.fitting(data, _chosen(asked, data.task), first)
     if asked.sheet or asked.chart:
         return _previewed(out, asked, data, chosen)
     looking = runs.alike(runs.series.divisible(data, asked.folds), near=asked.alike and not asked.split)
@@ -184,6 +184,8 @@ def _begun(out: Console, asked: Asked, source: str) -> bool:
 
 def _refuse_together(asked: Asked) -> None:
     series, preview = asked.folds or asked.seeds, asked.sheet or asked.chart
+    if asked.folds and asked.seeds:
+        raise CallError("a series of runs", expected="--folds, or --seeds", received="both")
     if asked.start and (series or preview):
         raise CallError("--from", expected="a single run", received="--folds, --seeds or a preview")
     if series and (asked.split or asked.track):
