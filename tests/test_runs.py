@@ -619,6 +619,22 @@ def test_plans_are_measured_once_and_kept(tmp_path, cache_folder) -> None:
     assert digests(run.folder / "model") == digests(again.folder / "model")
 
 
+def test_what_is_forced_when_a_run_goes_on_is_its_plan_from_then_on(tmp_path) -> None:
+    folder = tmp_path / "run"
+    cut(digits(), folder, 12)
+    file = folder / "plan.json"
+    plan = json.loads(file.read_text())
+    file.write_text(
+        json.dumps({"training": plan["training"] | {"device": "mps" if torch.cuda.is_available() else "cuda"}})
+    )
+    with pytest.raises(CallError, match="--device cpu"):
+        opsin.train(digits(), resume=folder, network=seeded(Net))
+    how = runs.Execution("cpu", "bf16")
+    opsin.train(digits(), resume=folder, network=seeded(Net), how=how)
+    assert json.loads(file.read_text())["training"] == plan["training"] | {"precision": "bf16"}
+    assert any("from now on" in event["values"].get("text", "") for event in recorded(folder))
+
+
 def test_the_model_is_scored_as_loaded_not_as_trained(tmp_path, monkeypatch) -> None:
     loaded = []
     original = artefact.load

@@ -303,7 +303,7 @@ def _planned(folder: Path, network: nn.Module, job: Job, how: Execution) -> Gene
     """The job with the plan of this run before, or the one remembered for such work, or the fastest candidate now."""
     memory = sources.cache_dir() / "plans.json"
     recipe = job.recipe
-    plan = folders.plan(folder, "training")
+    plan = yield from _kept(folder, how)
     if plan is None and not recipe.learn.epochs:
         plan = _offered(how)[0]
     if plan is None:
@@ -319,6 +319,29 @@ def _planned(folder: Path, network: nn.Module, job: Job, how: Execution) -> Gene
         folders.keep_plan(folder, "training", plan)
         yield _note(f"plan: {plan}, {plan.threads} threads" if plan.device == "cpu" else f"plan: {plan}")
     return dataclasses.replace(job, plan=plan)
+
+
+def _kept(folder: Path, how: Execution) -> Generator[Event, None, Plan | None]:
+    """The plan of this run before, with what is forced otherwise now; None where it has none yet.
+
+    Raises:
+        CallError: when its device is not here.
+    """
+    kept = folders.plan(folder, "training")
+    if kept is None:
+        return None
+    forced = {name: getattr(how, name) for name in ("device", "precision", "threads")}
+    forced = {name: value for name, value in forced.items() if value not in ("auto", 0)}
+    plan = dataclasses.replace(kept, compiled=kept.compiled and how.compile != "no", **forced)
+    try:
+        plans.candidates(device=plan.device, precision=plan.precision)
+    except errors.CallError as error:
+        error.do = f"Go on where there is {kept.device}, as the run began, or with --device cpu"
+        raise
+    if plan != kept:
+        folders.keep_plan(folder, "training", plan)
+        yield _note(f"plan: {plan}, {plan.threads} threads, from now on: not to the byte what it was to be")
+    return plan
 
 
 def _measured(seconds: Mapping[Plan, float]) -> Event:
@@ -379,7 +402,7 @@ def _vectors(
         network,
         sample,
         job.preprocessing,
-        [known] if known else _offered_for_features(how),
+        [known] if known and known.device in ("cpu", job.plan.device) else _offered_for_features(how),
         pictures=len(train),
         memory=sources.cache_dir() / "plans.json",
     )
