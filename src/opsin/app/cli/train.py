@@ -167,7 +167,8 @@ def _begun(out: Console, asked: Asked, source: str) -> bool:
         "target": asked.target,
         "task": asked.task,
     }
-    origin = runs.Origin(str(Path(source).resolve() if Path(source).exists() else source), **columns)
+    # Not resolved: data is called as the path that was given, be it a link.
+    origin = runs.Origin(str(Path(source).absolute() if Path(source).exists() else source), **columns)
     data = sources.read(source, **columns)
     chosen = runs.fitting(data, _chosen(asked, data.task), first)
     if asked.sheet or asked.chart:
