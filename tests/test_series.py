@@ -140,6 +140,25 @@ def test_one_fold_a_group_tests_each_group_by_who_saw_none_of_it(tmp_path) -> No
     assert (score.low, score.high) != pytest.approx((alone.low, alone.high))  # of three groups, not of 60 pictures
 
 
+def test_a_fold_whose_test_pictures_are_all_refused_is_named_and_left_out(tmp_path, capsys) -> None:
+    pics = write_pngs(tmp_path / "pics", {"dark": 30, "light": 30})
+    for file in pics.rglob("0?.png"):
+        file.write_bytes(file.read_bytes()[:60])
+    group = ["--group", r"(\d)\d\.png", "--folds", "group", "--no-alike"]
+    small = ["--recipe", "textbook", "--set", "size=8", "--set", "epochs=1", "--device", "cpu", "--precision", "fp32"]
+    assert cli.run(["train", str(pics), *group, *small, "--out", str(tmp_path / "f")]) == 0
+    assert "not tested" in "".join(line for line in capsys.readouterr().out.splitlines() if "group '0'" in line)
+    found = series.finish(tmp_path / "f")
+    assert list(found.scores) == ["fold-2", "fold-3"]
+    assert found.pooled is not None
+    assert found.pooled.n == 40
+    data = opsin.read(pics)
+    records = (dataclasses.replace(r, split="test" if "/0" in r.key else "train") for r in data.records)
+    data = dataclasses.replace(data, records=tuple(records))
+    with pytest.raises(errors.DataError, match="nothing is measured"):
+        opsin.repeat(data, recipe(epochs=0), seeds=1, out=tmp_path / "s", how=HOW)
+
+
 def test_a_given_test_part_is_left_alone(tmp_path) -> None:
     data = opsin.split(digits(20), seed=0)
     folder = series.begin(data, recipe(), folds=2, out=tmp_path / "series")

@@ -69,7 +69,7 @@ class Series:
     """A finished series.
 
     Attributes:
-        scores: of each run's test part, by the name of its folder.
+        scores: of each run's test part, by the name of its folder; none of a fold whose test pictures are all refused.
         texts: what each run is, for people.
         pooled: of folds: the scores of all their answers together, every picture answered by a model that did not
             learn from it. Intervals are those of pictures, or of whole groups where there are groups. None of seeds.
@@ -184,11 +184,15 @@ def finish(folder: Path, data: Dataset | None = None) -> Series:
     """The finished series in `folder`; its scores are written as well. Takes and raises what `members` does.
 
     Raises:
+        DataError: when not one of its runs had a test picture that could be read.
         ModelError: when a run of it is not finished.
     """
     each = list(members(folder, data))
-    scores = {member.name: _test_scores(folder / member.name) for member in each}
-    pooled = _pooled(folder, each, _asked(folder)["folds"] == "group") if _asked(folder)["folds"] else None
+    scores = {member.name: found for member in each if (found := _test_scores(folder / member.name))}
+    if not scores:
+        raise errors.DataError(f"{folder}: nothing is measured", expected="a test part", received="no test picture")
+    tested = [member for member in each if member.name in scores]
+    pooled = _pooled(folder, tested, _asked(folder)["folds"] == "group") if _asked(folder)["folds"] else None
     found = Series(folder, scores, {member.name: member.text for member in each}, pooled)
     folders.write_json(folder / "scores.json", to_dict(found))
     return found
@@ -278,11 +282,12 @@ def _placed(record: Record, *, tested: bool) -> Record:
     return dataclasses.replace(record, split="test" if tested else "train")
 
 
-def _test_scores(folder: Path) -> Scores:
+def _test_scores(folder: Path) -> Scores | None:
     file = folder / "scores.json"
     if not (folder / "model").is_dir() or not file.is_file():
         raise errors.ModelError(f"{folder} is not finished", do=f"Go on with: opsin train --resume {folder.parent}")
-    return metrics.from_dict(json.loads(file.read_text(encoding="utf-8", errors="surrogateescape"))["test"])
+    scores = json.loads(file.read_text(encoding="utf-8", errors="surrogateescape"))
+    return metrics.from_dict(scores["test"]) if "test" in scores else None
 
 
 def _pooled(folder: Path, each: list[Member], by_group: bool) -> Scores:
