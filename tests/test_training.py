@@ -422,6 +422,18 @@ def test_a_checkpoint_that_cannot_be_read_gives_way_to_the_one_before(tmp_path, 
     assert fresh.step == 1
 
 
+def test_where_no_checkpoint_can_be_read_new_ones_are_kept(tmp_path) -> None:
+    for step in (40, 41):
+        (tmp_path / f"{step:09d}.safetensors").write_bytes(b"half")
+    work = job(recipe(batch=3, epochs=1))
+    state = training.start(seeded(Linear), work)
+    assert not training.load(state, tmp_path)
+    for event in training.events(state, work):
+        if event.kind == "step":
+            assert training.save(state, tmp_path).exists()
+    assert sorted(os.listdir(tmp_path)) == ["000000003.safetensors", "000000004.safetensors"]
+
+
 def test_what_a_kill_inside_a_write_leaves_is_ignored_and_swept(tmp_path) -> None:
     state = training.start(seeded(Linear), job(recipe()))
     training.save(state, tmp_path)

@@ -64,7 +64,7 @@ _PLAIN = ("epoch", "batch", "step", "micro", "loss_sum", "history")
 
 
 def save(state: TrainState, folder: Path) -> Path:
-    """Write a checkpoint into `folder`; the newest KEPT stay.
+    """Write a checkpoint into `folder`; it stays, with the KEPT - 1 before it.
 
     Raises:
         MachineError: when it cannot be written; the checkpoints before it are untouched.
@@ -82,7 +82,9 @@ def save(state: TrainState, folder: Path) -> Path:
             (unfinished / file.name).replace(file)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
-    for old in sorted(folder.glob("*.safetensors"))[:-KEPT]:
+    files = sorted(folder.glob("*.safetensors"))
+    end = files.index(file) + 1
+    for old in (*files[: max(0, end - KEPT)], *files[end:]):  # those of later steps could not be read
         old.unlink(missing_ok=True)
     return file
 
