@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 from collections import Counter
@@ -187,6 +188,21 @@ def test_a_model_of_any_seed_is_evaluated_on_the_test_part_of_their_one_division
     found = opsin.repeat(data, recipe(epochs=1), seeds=3, network=net(data), how=HOW, out=tmp_path / "s")
     for name, scores in found.scores.items():
         assert opsin.evaluate(opsin.load(tmp_path / "s" / name, network=net(data)), data) == scores
+
+
+@pytest.mark.parametrize("file", ["recipe.toml", "data.json", "series.json"])
+def test_the_folder_of_a_series_appears_whole_or_not_at_all(tmp_path, monkeypatch, file: str) -> None:
+    write_text = Path.write_text
+
+    def full(self: Path, *given: object, **how: object) -> int:
+        if self.stem == Path(file).stem:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write_text(self, *given, **how)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(errors.MachineError, match="Free some space"):
+        series.begin(digits(20), recipe(), folds=2, out=tmp_path / "runs" / "one")
+    assert list((tmp_path / "runs").iterdir()) == []
 
 
 def test_last_is_a_series_too(tmp_path) -> None:

@@ -9,7 +9,8 @@ import operator
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -83,19 +84,31 @@ def create(
     calibration.refuse_hopeless(wanted, divided.val.counts())
     divided = _looked_at(divided, [pair for pair in pairs if pair.kind == "bytes"], leaks)
     folder = unused(out, data.name)
+    with begun(folder, recipe, divided, origin) as beside:
+        (beside / "checkpoint").mkdir()
+        splits.write(divided, beside / "split.csv")
+        if start:
+            origins.keep(beside, start)
+    return folder
+
+
+@contextmanager
+def begun(folder: Path, recipe: Recipe, data: Dataset, origin: Origin) -> Iterator[Path]:
+    """A folder beside `folder`, with what every run and series has, to write the rest into; then it takes its place.
+
+    Raises:
+        MachineError: when it cannot be written.
+    """
     with errors.writing(folder):
         beside = folder.with_name(f".{folder.name}.{os.getpid()}")
-        (beside / "checkpoint").mkdir(parents=True)
+        beside.mkdir(parents=True)
         try:
             (beside / "recipe.toml").write_text(recipe.to_toml(), encoding="utf-8")
-            _write_data(beside, divided, origin)
-            splits.write(divided, beside / "split.csv")
-            if start:
-                origins.keep(beside, start)
+            _write_data(beside, data, origin)
+            yield beside
             beside.replace(folder)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
-    return folder
 
 
 def fitting(data: Dataset, recipe: Recipe, start: Classifier | None = None) -> Recipe:

@@ -115,7 +115,7 @@ def begin(
     leaks: bool = False,
     pairs: Sequence[Pair] | None = None,
 ) -> Path:
-    """A new series' folder.
+    """A new series' folder, whole or not there.
 
     Args:
         folds: how many, 2 or more, stratified, groups whole; or `group`: one for each group, which is then tested by a
@@ -138,11 +138,8 @@ def begin(
     asked = {"folds": str(folds), "seeds": seeds, "leaks": leaks, "pairs": [dataclasses.astuple(p) for p in pairs]}
     next(_members(data, recipe, asked))  # refused before there is a folder
     folder = folders.unused(out, data.name)
-    with errors.writing(folder):
-        folder.mkdir(parents=True)
-        (folder / "recipe.toml").write_text(recipe.to_toml(), encoding="utf-8")
-    folders._write_data(folder, data, origin)
-    folders.write_json(folder / "series.json", asked)
+    with folders.begun(folder, recipe, data, origin) as beside:
+        folders.write_json(beside / "series.json", asked)
     return folder
 
 
