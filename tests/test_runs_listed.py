@@ -54,6 +54,16 @@ def test_runs_are_sorted_and_filtered(capsys) -> None:
 
 
 @pytest.mark.usefixtures("four")
+def test_a_run_that_went_on_has_not_begun_since(capsys) -> None:
+    for name, file in (("b", "split.csv"), ("d", "series.json")):
+        Path("runs", name, file).touch()
+        os.utime(Path("runs", name, file), (1e9 - 60,) * 2)
+        os.utime(Path("runs", name, "data.json"), (1e9 + 600,) * 2)
+    assert names(capsys, "--by", "begun")[:2] == "ca"
+    assert runs.find("last") == Path("runs", "c")
+
+
+@pytest.mark.usefixtures("four")
 def test_what_a_run_came_to_is_said(capsys) -> None:
     assert cli.run(["list", "runs"]) == 0
     a, b, c, d = capsys.readouterr().out.splitlines()

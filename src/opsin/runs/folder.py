@@ -312,16 +312,20 @@ def find(name: str | Path, parent: str | Path = "runs") -> Path:
         CallError: when there is none.
     """
     if str(name) == "last":
-        # These are written once, when a run or a series begins; the other files again when it goes on.
-        files = [*Path(parent).glob("*/split.csv"), *Path(parent).glob("*/series.json")]
-        begun = sorted(files, key=lambda file: file.stat().st_mtime_ns)
-        if not begun:
+        folders = [file.parent for file in Path(parent).glob("*/data.json")]
+        if not folders:
             raise errors.CallError("last", expected=f"a run in {parent}/", received="none", do="Begin with opsin train")
-        return begun[-1].parent
+        return max(folders, key=_began)
     for folder in (Path(name), Path(parent) / name):
         if (folder / "data.json").is_file():
             return folder
     raise errors.unknown("run", str(name), ["last", *listed(parent)])
+
+
+def _began(folder: Path) -> int:
+    """When it began, in ns: series.json and split.csv are written once, then; data.json again when a run goes on."""
+    files = (folder / name for name in ("series.json", "split.csv", "data.json"))
+    return next(file for file in files if file.is_file()).stat().st_mtime_ns
 
 
 HEADLINES = ("accuracy", "mAP", "micro F1", "MAE", "mean relative MAE")  # of a run the first that it has
@@ -352,7 +356,7 @@ def rows(parent: str | Path = "runs") -> list[dict[str, Any]]:
 
 
 def _row(folder: Path) -> dict[str, Any]:
-    begun = datetime.fromtimestamp((folder / "data.json").stat().st_mtime).strftime("%Y-%m-%d %H:%M:%S")
+    begun = datetime.fromtimestamp(_began(folder) / 1e9).strftime("%Y-%m-%d %H:%M:%S")
     row: dict[str, Any] = {"name": folder.name, "state": "damaged", "data": "?", "recipe": "?", "begun": begun}
     try:
         row["data"] = _read_data(folder)["name"]
