@@ -49,6 +49,7 @@ def test_runs_are_sorted_and_filtered(capsys) -> None:
     assert names(capsys, "--by", "macro-f1")[:2] == "ab"
     assert names(capsys, "--by", "begun") == "cadb"
     assert names(capsys, "--where", "accuracy>0.6", "--where", "macro F1 <= 0.5") == "b"
+    assert names(capsys, "--where", "accuracy > -0.5", "--where", "accuracy<.9") == "a"
     assert names(capsys, "--data", "digit") == "b"
     assert names(capsys, "--recipe", "probe") == "ac"
 
@@ -78,6 +79,7 @@ def test_what_a_run_came_to_is_said(capsys) -> None:
 def test_what_cannot_be_asked_is_refused() -> None:
     with pytest.raises(CallError, match="Did you mean 'accuracy'"):
         runs.chosen(runs.rows(), by="acuracy")
-    with pytest.raises(CallError, match=r"such as 'accuracy>0.9'"):
-        runs.chosen(runs.rows(), where=["accuracy=0.9"])
+    for text in ("accuracy=0.9", "accuracy>0.9.1", "accuracy>", "accuracy>."):
+        with pytest.raises(CallError, match=r"such as 'accuracy>0.9'"):
+            runs.chosen(runs.rows(), where=[text])
     assert cli.run(["list", "ops", "--by", "accuracy"]) == 2

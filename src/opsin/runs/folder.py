@@ -388,7 +388,7 @@ def chosen(
     """
     kept = [row for row in found if data in row["data"] and recipe in row["recipe"]]
     for text in where:
-        read = re.fullmatch(r"\s*(.+?)\s*(>=|<=|>|<)\s*([0-9.]+)\s*", text)
+        read = re.fullmatch(r"\s*(.+?)\s*(>=|<=|>|<)\s*(-?\d*\.?\d+)\s*", text)
         if not read:
             raise errors.CallError("--where", expected="such as 'accuracy>0.9'", received=repr(text))
         name, holds, bound = _known(read[1], kept), _HOLDS[read[2]], float(read[3])
