@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ... import runs
+    from ...duplicates import Pair
     from ...recipe import Recipe
     from ...vocabulary import Dataset, Task
 
@@ -171,10 +172,10 @@ def _begun(out: Console, asked: Asked, source: str) -> bool:
     origin = runs.Origin(str(Path(source).absolute() if Path(source).exists() else source), **columns)
     data = sources.read(source, **columns)
     chosen = runs.fitting(data, _chosen(asked, data.task), first)
-    if asked.sheet or asked.chart:
-        return _previewed(out, asked, data, chosen)
     looking = runs.alike(runs.series.divisible(data, asked.folds), near=asked.alike and not asked.split)
     pairs = progress.counted(out, looking, "looking for pictures that are alike", len(data))
+    if asked.sheet or asked.chart:
+        return _previewed(out, asked, data, chosen, pairs)
     common: dict[str, Any] = {"origin": origin, "out": asked.out, "leaks": asked.leaks, "pairs": pairs}
     if asked.folds or asked.seeds:
         folder = runs.series.begin(data, chosen, folds=asked.folds, seeds=asked.seeds, **common)
@@ -248,15 +249,15 @@ def _measured(out: Console, asked: Asked, folder: Path, data: Dataset | None) ->
     return False
 
 
-def _previewed(out: Console, asked: Asked, data: Dataset, chosen: Recipe) -> bool:
+def _previewed(out: Console, asked: Asked, data: Dataset, chosen: Recipe, pairs: list[Pair]) -> bool:
     from ... import runs
     from . import progress
 
-    split = asked.split or ""
+    division: dict[str, Any] = {"split": asked.split or "", "pairs": pairs}
     if asked.sheet:
-        _show(asked.sheet, runs.augmented(data, chosen, split=split), asked.as_json)
+        _show(asked.sheet, runs.augmented(data, chosen, **division), asked.as_json)
     if asked.chart:
-        trials = progress.watched(out, runs.find_rate(data, chosen, split=split, how=_how(asked)))
+        trials = progress.watched(out, runs.find_rate(data, chosen, **division, how=_how(asked)))
         _told(asked.chart, trials, asked.as_json)
     return False
 
