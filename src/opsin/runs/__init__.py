@@ -31,7 +31,7 @@ from ..classifier import Classifier
 from ..recipe import Recipe
 from ..vocabulary import Dataset, Event, Scores
 from . import series, stages
-from .folder import Origin, chosen, create, find, fitting, listed, record, reopen, rows, told, unchanged
+from .folder import Origin, chosen, create, find, fitting, forget_after, listed, record, reopen, rows, told, unchanged
 from .previews import augmented, find_rate
 from .scoring import alike, data_for, divided, evaluate, evaluating, refuse_mirrors, settling, with_mirrored
 from .series import Series
@@ -123,6 +123,7 @@ def work(
             if event.kind != "progress":
                 record(folder, event)
             yield event
+    forget_after(folder)  # what was told before it went on, and then again
 
 
 def finish(folder: Path, *, network: nn.Module | None = None) -> Run:

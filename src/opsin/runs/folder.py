@@ -287,15 +287,18 @@ def record(folder: Path, event: Event) -> None:
         opened.write(json.dumps(dataclasses.asdict(event), ensure_ascii=False) + "\n")
 
 
-def forget_after(folder: Path, step: int) -> None:
-    """Drop what a killed run told of steps that its last checkpoint does not hold; they are about to be told again."""
+def forget_after(folder: Path, step: float = math.inf) -> None:
+    """Drop what a killed run told of steps that its last checkpoint does not hold, and what was told a second time.
+
+    The former is about to be told again; the latter belongs to no step, such as notes on the data.
+    """
     file = folder / "events.jsonl"
     if file.exists():
-        lines = file.read_text(encoding="utf-8", errors="surrogateescape").split("\n")
+        lines = dict.fromkeys(file.read_text(encoding="utf-8", errors="surrogateescape").split("\n"))
         _write_text(file, "".join(line + "\n" for line in lines if _told_until(line, step)))
 
 
-def _told_until(line: str, step: int) -> bool:
+def _told_until(line: str, step: float) -> bool:
     try:
         return bool(json.loads(line)["step"] <= step)
     except ValueError:  # torn by the kill, or the empty rest after the last line
