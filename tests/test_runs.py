@@ -520,7 +520,7 @@ def test_runs_are_found_by_path_name_and_last(tmp_path, monkeypatch) -> None:
     }
     with pytest.raises(CallError, match="Did you mean 'digits-1'"):
         runs.find("digit-1")
-    train(digits(), first, resume=True)
+    opsin.train(digits(), resume="digits-1", network=net(digits()), how=HOW)
     assert "test accuracy" in runs.listed()["digits-1"]
     assert "n 9" in runs.listed()["digits-1"]
 

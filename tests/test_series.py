@@ -218,10 +218,10 @@ def test_last_is_a_series_too(tmp_path) -> None:
 # ── going on ──
 
 
-def test_a_series_goes_on_and_finished_folds_are_not_made_again(tmp_path) -> None:
+def test_a_series_goes_on_and_finished_folds_are_not_made_again(tmp_path, monkeypatch) -> None:
     data = digits(20)
     whole = measured(data, tmp_path / "whole", folds=3)
-    folder = series.begin(data, recipe(epochs=1), folds=3, out=tmp_path / "cut")
+    folder = series.begin(data, recipe(epochs=1), folds=3, out=tmp_path / "runs" / "cut")
     first, second, _ = series.members(folder, data)
     for member, events in ((first, None), (second, 12)):
         begun = series.opened(folder, member)
@@ -234,7 +234,10 @@ def test_a_series_goes_on_and_finished_folds_are_not_made_again(tmp_path) -> Non
     with pytest.raises(errors.ModelError, match="not finished"):
         series.finish(folder, data)
     before = (folder / "fold-1" / "events.jsonl").read_bytes()
-    again = opsin.cross_validate(data, resume=folder, network=net(data), how=HOW)
+    with pytest.raises(errors.CallError, match="cross_validate"):
+        opsin.train(data, resume=folder, network=net(data), how=HOW)
+    monkeypatch.chdir(tmp_path)
+    again = opsin.cross_validate(data, resume="last", network=net(data), how=HOW)
     assert (folder / "fold-1" / "events.jsonl").read_bytes() == before
     assert again.pooled == whole.pooled
     for name in whole.scores:

@@ -167,7 +167,8 @@ def events(
         data: what `opsin.read` gave.
         recipe: a Recipe, the name of a preset, or a TOML file.
         out: the run's folder; `runs/<name>-<number>` by default.
-        resume: the folder of a run on the same data that is to go on; `recipe` and `out` are not looked at.
+        resume: the folder or name of a run on the same data that is to go on, or `last`; `recipe` and `out` are not
+            looked at.
         network: a module of your own, `(B, 3, S, S)` → `(B, K)`, instead of the recipe's. Its weights are taken for
             random ones, unless the recipe names its class: `recipe.set(network="MyNet", pretrained=True)`.
         how: what to force of the plan.
@@ -177,7 +178,7 @@ def events(
     Raises:
         CallError, DataError, MachineError: as `create`, `reopen` and `work` say.
     """
-    folder = Path(resume) if resume else _begun(data, recipe, out, network, how, leaks, start)
+    folder = _resumed(resume) if resume else _begun(data, recipe, out, network, how, leaks, start)
     return work(folder, *reopen(folder, data), network=network, how=how)
 
 
@@ -193,7 +194,7 @@ def train(
     start: Classifier | None = None,
 ) -> Run:
     """Recipe in, Classifier out: `events` until they end, and a report. Takes and raises what `events` does."""
-    folder = Path(resume) if resume else _begun(data, recipe, out, network, how, leaks, start)
+    folder = _resumed(resume) if resume else _begun(data, recipe, out, network, how, leaks, start)
     divided, chosen = reopen(folder, data)
     for _ in work(folder, divided, chosen, network=network, how=how):
         pass
@@ -216,14 +217,14 @@ def cross_validate(
 
     Args:
         folds: how many, stratified and with groups whole; or `group`: one fold a group (leave one hospital out).
-        resume: the folder of a series that is to go on; finished folds are not made again.
+        resume: the folder or name of a series that is to go on, or `last`; finished folds are not made again.
         data, recipe, out, network, how, leaks: as for `events`.
 
     Raises:
         CallError, DataError, MachineError: as `series.begin` and `events` say.
     """
     chosen = _chosen(data, recipe, network, how)
-    folder = Path(resume) if resume else series.begin(data, chosen, folds=folds, out=out, leaks=leaks)
+    folder = find(resume) if resume else series.begin(data, chosen, folds=folds, out=out, leaks=leaks)
     return _all_of(folder, data, network, how)
 
 
@@ -248,7 +249,7 @@ def repeat(
         CallError, DataError, MachineError: as `series.begin` and `events` say.
     """
     chosen = _chosen(data, recipe, network, how)
-    folder = Path(resume) if resume else series.begin(data, chosen, seeds=seeds, out=out, leaks=leaks)
+    folder = find(resume) if resume else series.begin(data, chosen, seeds=seeds, out=out, leaks=leaks)
     return _all_of(folder, data, network, how)
 
 
@@ -260,6 +261,15 @@ def _all_of(folder: Path, data: Dataset, network: nn.Module | None, how: Executi
                 pass
             report(at, divided)
     return series.finish(folder, data)
+
+
+def _resumed(name: str | Path) -> Path:
+    folder = find(name)
+    if series.is_series(folder):
+        raise errors.CallError(
+            f"{folder} is a series of runs", do="Go on with opsin.cross_validate(data, resume=…), or opsin.repeat"
+        )
+    return folder
 
 
 def _begun(
