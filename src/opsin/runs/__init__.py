@@ -254,12 +254,10 @@ def repeat(
 
 
 def _all_of(folder: Path, data: Dataset, network: nn.Module | None, how: Execution) -> Series:
-    for member in series.members(folder, data):
-        if begun := series.opened(folder, member):
-            at, divided, chosen = begun
-            for _ in work(at, divided, chosen, network=network, how=how):
-                pass
-            report(at, divided)
+    for _, at, divided, chosen in series.left(folder, data):
+        for _ in work(at, divided, chosen, network=network, how=how):
+            pass
+        report(at, divided)
     return series.finish(folder, data)
 
 

@@ -65,7 +65,7 @@ def find_rate(
     _, network, _ = stages._network(recipe, len(data.classes), None)
     with tempfile.TemporaryDirectory() as folder:
         job = yield from stages._planned(Path(folder), network, stages._job(recipe, pixels, enlarged, road), how)
-        train = pixels.part(lambda record: record.split == "train")
+        train = pixels.part(stages._in("train"))
         yield from stages._first_weights(network, train, job, Path(folder), how)
     return (yield from scoring.told(_counted(network, job), "rates", TRIALS))
 

@@ -177,6 +177,16 @@ def opened(folder: Path, member: Member) -> tuple[Path, Dataset, Recipe] | None:
     return at, *folders.reopen(at, member.data)
 
 
+def left(folder: Path, data: Dataset) -> Iterator[tuple[Member, Path, Dataset, Recipe]]:
+    """The runs of the series that are not finished, each with what `opened` gives, begun when it is asked for.
+
+    Raises what `members` and `opened` do.
+    """
+    for member in members(folder, data):
+        if begun := opened(folder, member):
+            yield member, *begun
+
+
 def finish(folder: Path, data: Dataset | None = None) -> Series:
     """The finished series in `folder`; its scores are written as well. Takes and raises what `members` does.
 

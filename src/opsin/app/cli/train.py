@@ -232,13 +232,11 @@ def _measured(out: Console, asked: Asked, folder: Path, data: Dataset | None) ->
     from . import render
 
     data = runs.unchanged(folder, data)
-    for member in runs.series.members(folder, data):
-        if begun := runs.series.opened(folder, member):
-            at, divided, chosen = begun
-            out.print(f"\n{member.text}", style="bold")
-            render.introduce(out, divided, chosen, at)
-            render.run(out, at, divided, chosen, _how(asked), again=folder)
-            runs.report(at, divided, pictures=asked.pictures)
+    for member, at, divided, chosen in runs.series.left(folder, data):
+        out.print(f"\n{member.text}", style="bold")
+        render.introduce(out, divided, chosen, at)
+        render.run(out, at, divided, chosen, _how(asked), again=folder)
+        runs.report(at, divided, pictures=asked.pictures)
     found = runs.series.finish(folder, data)
     if asked.as_json:
         each = {name: metrics.to_dict(scores) for name, scores in found.scores.items()}
