@@ -254,10 +254,10 @@ def repeat(
 
 
 def _all_of(folder: Path, data: Dataset, network: nn.Module | None, how: Execution) -> Series:
-    for _, at, divided, chosen in series.left(folder, data):
-        for _ in work(at, divided, chosen, network=network, how=how):
+    for _, at, parts, recipe in series.left(folder, data):
+        for _ in work(at, parts, recipe, network=network, how=how):
             pass
-        report(at, divided)
+        report(at, parts)
     return series.finish(folder, data)
 
 

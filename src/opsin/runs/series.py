@@ -195,7 +195,7 @@ def finish(folder: Path, data: Dataset | None = None) -> Series:
         ModelError: when a run of it is not finished.
     """
     each = list(members(folder, data))
-    scores = {member.name: found for member in each if (found := _test_scores(folder / member.name))}
+    scores = {member.name: test for member in each if (test := _test_scores(folder / member.name))}
     if not scores:
         raise errors.DataError(f"{folder}: nothing is measured", expected="a test part", received="no test picture")
     tested = [member for member in each if member.name in scores]
