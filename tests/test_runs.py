@@ -263,9 +263,17 @@ def test_a_state_that_cannot_be_saved_on_the_way_out_is_told(tmp_path, monkeypat
         stream.close()
 
 
-@pytest.mark.parametrize(("where", "kept"), [((training, "logits"), ["000000003.safetensors"]), ((optim, "clip"), [])])
+@pytest.mark.parametrize(
+    ("where", "kept"),
+    [
+        ((training, "logits"), ["000000003.safetensors"]),
+        ((training, "_is_best"), ["000000003.safetensors"]),
+        ((optim, "clip"), []),
+    ],
+)
 def test_an_error_between_steps_saves_the_state_and_one_inside_a_step_does_not(tmp_path, monkeypatch, where, kept):
-    whole = train(digits(), tmp_path / "whole", ema=0.9)
+    ways = {"ema": 0.9, "keep": "best", "patience": 1, "epochs": 3}
+    whole = train(digits(), tmp_path / "whole", **ways)
     folder, calls = tmp_path / "run", []
 
     def breaks(*_: object) -> None:
@@ -276,7 +284,7 @@ def test_an_error_between_steps_saves_the_state_and_one_inside_a_step_does_not(t
     with monkeypatch.context() as patched:
         patched.setattr(*where, breaks)
         with pytest.raises(RuntimeError, match="driver"):
-            train(digits(), folder, ema=0.9)
+            train(digits(), folder, **ways)
     assert [file.name for file in (folder / "checkpoint").iterdir()] == kept
     train(digits(), folder, resume=True)
     assert results(folder) == results(whole.folder)

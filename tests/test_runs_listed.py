@@ -32,6 +32,7 @@ def four(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made("a", accuracy=0.7, macro_F1=0.9)
     made("b", accuracy=0.95, macro_F1=0.5, recipe="modern", data="digits")
     made("c")
+    made(".e.123")  # what a kill left of one that was about to begin
     (made("d", accuracy=0.5) / "recipe.toml").write_text("not toml")
     for i, name in enumerate("bdac"):
         os.utime(f"runs/{name}/data.json", (1e9 + 60 * i,) * 2)

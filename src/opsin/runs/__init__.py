@@ -313,4 +313,4 @@ def load(model: str | Path, *, network: nn.Module | None = None) -> Classifier:
 
 
 def _first(folder: Path) -> Path:
-    return min((file.parent for file in folder.glob("*/data.json")), default=folder / "fold-1")
+    return min((file.parent for file in folder.glob("[!.]*/data.json")), default=folder / "fold-1")

@@ -294,8 +294,10 @@ def forget_after(folder: Path, step: float = math.inf) -> None:
     """
     file = folder / "events.jsonl"
     if file.exists():
-        lines = dict.fromkeys(file.read_text(encoding="utf-8", errors="surrogateescape").split("\n"))
-        _write_text(file, "".join(line + "\n" for line in lines if _told_until(line, step)))
+        text = file.read_text(encoding="utf-8", errors="surrogateescape")
+        left = "".join(line + "\n" for line in dict.fromkeys(text.split("\n")) if _told_until(line, step))
+        if left != text:
+            _write_text(file, left)
 
 
 def _told_until(line: str, step: float) -> bool:
@@ -315,7 +317,7 @@ def find(name: str | Path, parent: str | Path = "runs") -> Path:
         CallError: when there is none.
     """
     if str(name) == "last":
-        folders = [file.parent for file in Path(parent).glob("*/data.json")]
+        folders = [file.parent for file in Path(parent).glob("[!.]*/data.json")]
         if not folders:
             raise errors.CallError("last", expected=f"a run in {parent}/", received="none", do="Begin with opsin train")
         return max(folders, key=_began)
@@ -355,7 +357,7 @@ def rows(parent: str | Path = "runs") -> list[dict[str, Any]]:
     `name`, `state` (`finished`, `not finished`, `damaged`), `data`, `recipe`, `begun` (local time), and for each split
     that was scored (of a series `pooled`, or `mean of 3 seeds`) `n` and the values of its overall scores.
     """
-    return [_row(file.parent) for file in sorted(Path(parent).glob("*/data.json"))]
+    return [_row(file.parent) for file in sorted(Path(parent).glob("[!.]*/data.json"))]
 
 
 def _row(folder: Path) -> dict[str, Any]:

@@ -325,7 +325,7 @@ def _kept(folder: Path, how: Execution) -> Generator[Event, None, Plan | None]:
     """The plan of this run before, with what is forced otherwise now; None where it has none yet.
 
     Raises:
-        CallError: when its device is not here.
+        CallError: when its device is not here, and for what cannot be forced.
     """
     kept = folders.plan(folder, "training")
     if kept is None:
@@ -333,8 +333,9 @@ def _kept(folder: Path, how: Execution) -> Generator[Event, None, Plan | None]:
     forced = {name: getattr(how, name) for name in ("device", "precision", "threads")}
     forced = {name: value for name, value in forced.items() if value not in ("auto", 0)}
     plan = dataclasses.replace(kept, compiled=kept.compiled and how.compile != "no", **forced)
+    _offered(how)  # what is forced and cannot be is refused
     try:
-        plans.candidates(device=plan.device, precision=plan.precision)
+        plans.candidates(device=plan.device)
     except errors.CallError as error:
         error.do = f"Go on where there is {kept.device}, as the run began, or with --device cpu"
         raise

@@ -163,10 +163,11 @@ def events(state: TrainState, job: Job) -> Iterator[Event]:
                 yield _event("notice", state, text=f"memory: {state.micro} pictures at a time, batches as before")
             yield _event("step", state, loss=loss, rate=state.optimiser.param_groups[0]["lr"])
         scores = {"training loss": state.loss_sum / max(1, state.batch), **_validate(state, job)}
-        state.history.append(scores)
-        if _is_best(state.history, job.recipe.learn.metric) and job.recipe.learn.keep == "best":
-            state.best = {name: value.detach().clone() for name, value in state.weights().items()}
-        state.epoch, state.batch, state.loss_sum = state.epoch + 1, 0, 0.0
+        history, best = [*state.history, scores], state.best
+        if _is_best(history, job.recipe.learn.metric) and job.recipe.learn.keep == "best":
+            best = {name: value.detach().clone() for name, value in state.weights().items()}
+        # All at once: an error before leaves a state whose epoch is not validated yet.
+        state.history, state.best, state.epoch, state.batch, state.loss_sum = history, best, state.epoch + 1, 0, 0.0
         yield _event("epoch", state, **scores)
     done = state.epoch >= job.recipe.learn.epochs
     yield _event("stop", state, reason="all epochs done" if done else f"no better {job.recipe.learn.metric}")
@@ -310,8 +311,8 @@ def _averaged(state: TrainState) -> Iterator[None]:
         yield
         return
     learnt = {name: value.detach().clone() for name, value in state.network.state_dict().items()}
-    state.network.load_state_dict(state.average.values)
     try:
+        state.network.load_state_dict(state.average.values)
         yield
     finally:
         state.network.load_state_dict(learnt)
