@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import pytest
 import torch
 
 import opsin
-from opsin import classifier, models, runs, splits
+from opsin import classifier, models, ops, runs, splits
+from opsin import recipe as recipes
 from opsin.app import cli
 from opsin.errors import CallError
 from opsin.runs import origins, scoring
@@ -107,6 +109,33 @@ def test_what_contradicts_the_models_preprocessing_is_refused(first, tmp_path, c
     with pytest.raises(CallError, match="contradicts the model"):
         opsin.train(digits(), recipe(**changes), out=tmp_path / "run", how=HOW, start=first.classifier)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_recipe_of_such_a_run_asks_for_its_model(first, tmp_path) -> None:
+    again = opsin.train(digits(), recipe(epochs=0), out=tmp_path / "again", how=HOW, start=first.classifier)
+    chosen = recipes.read(again.folder / "recipe.toml")
+    calls = (
+        lambda: opsin.train(digits(), chosen, out=tmp_path / "run", how=HOW),
+        lambda: opsin.cross_validate(digits(), chosen, folds=2, out=tmp_path / "run", how=HOW),
+        lambda: runs.augmented(digits(), chosen),
+    )
+    for call in calls:
+        with pytest.raises(CallError, match="--from"):
+            call()
+    assert not (tmp_path / "run").exists()
+    opsin.train(digits(), chosen, out=tmp_path / "run", how=HOW, start=first.classifier)
+
+
+def test_a_pipeline_is_the_models_or_refused(first, tmp_path) -> None:
+    with pytest.raises(CallError, match="no pipeline"):
+        opsin.train(digits(), recipe(pipeline="gamma"), out=tmp_path / "run", how=HOW, start=first.classifier)
+    road = dataclasses.replace(first.classifier.preprocessing, pipeline=ops.from_text("clahe:clip=2"))
+    start = dataclasses.replace(first.classifier, preprocessing=road)
+    for asked in ("", "clahe:clip=2.0"):
+        suited = origins.suited(recipe(pipeline=asked), start)
+        assert suited.pixels.pipeline == ops.from_text("clahe:clip=2").text
+    with pytest.raises(CallError, match="clahe"):
+        origins.suited(recipe(pipeline="gamma"), start)
 
 
 def test_a_network_of_ones_own_and_a_start_are_too_much(first, tmp_path) -> None:

@@ -148,7 +148,7 @@ def stream(
     start = origins.kept(folder)
     divided: dict[str, Any] = {"split": splits.fingerprint(data), "pictures": pictures(data), "seen": seen(data, start)}
     divided |= folders.division(folder)
-    recipe, road, notes = _resolved(recipe, data, start)
+    recipe, road, notes = _resolved(recipe, data, start, network)
     yield from map(_note, (*data.notes, *notes))
     data, pixels, enlarged = yield from _decode(data, recipe, road)
     folders.keep(folder, recipe, data)
@@ -189,11 +189,13 @@ def _note(text: str) -> Event:
 
 
 def _resolved(
-    recipe: Recipe, data: Dataset, start: Classifier | None = None
+    recipe: Recipe, data: Dataset, start: Classifier | None = None, own: nn.Module | None = None
 ) -> tuple[Recipe, Preprocessing, list[str]]:
     """The recipe with its size and flips decided, the preprocessing that follows, and what a user should know."""
+    if own is not None and recipe.model.network != type(own).__name__:  # what it says of weights is another network's
+        recipe = recipe.set(network=type(own).__name__, pretrained=False)
     size = recipe.pixels.size
-    origin = weights.pretrained_info(recipe.model.network) if recipe.model.pretrained else None
+    origin = weights.pretrained_info(recipe.model.network) if recipe.model.pretrained and own is None else None
     if not size:
         size = origin.size if origin else _size(data)
     if recipe.learn.grow_from >= size:
@@ -304,7 +306,7 @@ def _planned(folder: Path, network: nn.Module, job: Job, how: Execution) -> Gene
     """The job with the plan of this run before, or the one remembered for such work, or the fastest candidate now."""
     memory = sources.cache_dir() / "plans.json"
     recipe = job.recipe
-    plan = folders.plan(folder, "training")
+    plan = yield from _kept(folder, how)
     if plan is None and not recipe.learn.epochs:
         plan = _offered(how)[0]
     if plan is None:
@@ -320,6 +322,30 @@ def _planned(folder: Path, network: nn.Module, job: Job, how: Execution) -> Gene
         folders.keep_plan(folder, "training", plan)
         yield _note(f"plan: {plan}, {plan.threads} threads" if plan.device == "cpu" else f"plan: {plan}")
     return dataclasses.replace(job, plan=plan)
+
+
+def _kept(folder: Path, how: Execution) -> Generator[Event, None, Plan | None]:
+    """The plan of this run before, with what is forced otherwise now; None where it has none yet.
+
+    Raises:
+        CallError: when its device is not here, and for what cannot be forced.
+    """
+    kept = folders.plan(folder, "training")
+    if kept is None:
+        return None
+    forced = {name: getattr(how, name) for name in ("device", "precision", "threads")}
+    forced = {name: value for name, value in forced.items() if value not in ("auto", 0)}
+    plan = dataclasses.replace(kept, compiled=kept.compiled and how.compile != "no", **forced)
+    _offered(how)  # what is forced and cannot be is refused
+    try:
+        plans.candidates(device=plan.device)
+    except errors.CallError as error:
+        error.do = f"Go on where there is {kept.device}, as the run began, or with --device cpu"
+        raise
+    if plan != kept:
+        folders.keep_plan(folder, "training", plan)
+        yield _note(f"plan: {plan}, {plan.threads} threads, from now on: not to the byte what it was to be")
+    return plan
 
 
 def _measured(seconds: Mapping[Plan, float]) -> Event:
@@ -380,7 +406,7 @@ def _vectors(
         network,
         sample,
         job.preprocessing,
-        [known] if known else _offered_for_features(how),
+        [known] if known and known.device in ("cpu", job.plan.device) else _offered_for_features(how),
         pictures=len(train),
         memory=sources.cache_dir() / "plans.json",
     )
@@ -397,7 +423,7 @@ def _vectors(
 
 
 def _trained(state: TrainState, job: Job, folder: Path) -> Iterator[Event]:
-    """The loop, with a checkpoint after every epoch, every minute, and when the listener breaks off."""
+    """The loop, with a checkpoint after every epoch, every minute, and when it is broken off between two steps."""
     saved = time.monotonic()
     try:
         for event in training.events(state, job):
@@ -406,8 +432,9 @@ def _trained(state: TrainState, job: Job, folder: Path) -> Iterator[Event]:
                 training.save(state, folder / "checkpoint")
                 saved = time.monotonic()
                 yield Event("checkpoint", state.epoch, state.step, {})
-    except GeneratorExit:
-        training.save(state, folder / "checkpoint")
+    except BaseException:  # a listener that stops is a GeneratorExit
+        if not state.torn:
+            training.save(state, folder / "checkpoint")
         raise
 
 
