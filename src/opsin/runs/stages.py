@@ -81,7 +81,7 @@ def check(
             choices that do not fit the task.
     """
     if network is None:
-        models.spec_for(recipe.model.network, 2, 64)
+        models.spec_for(recipe.model.network, 2, 64, pretrained=recipe.model.pretrained)
         if recipe.model.pretrained:
             weights.pretrained_info(recipe.model.network)
     _road(recipe, 64)
@@ -149,6 +149,8 @@ def stream(
     start = origins.kept(folder)
     recipe, road, notes = _resolved(recipe, data, start)
     yield from map(_note, (*data.notes, *notes))
+    if network is None:
+        models.ahead(recipe.model.network)
     data, pixels, enlarged = yield from _decode(data, recipe, road)
     folders.keep(folder, recipe, data)
     yield from (_note(f"refused {r.key}: {r.reason}") for r in data.refused[:5])
