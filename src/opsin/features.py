@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -69,7 +70,7 @@ def settle(
     return plans.settle(
         offered,
         lambda plan: engine(network, road, plan),
-        np.ascontiguousarray(sample.array[rows]),
+        sample.array[rows],
         pictures=pictures,
         agreement=lambda expected, found: agreement(expected, found, targets),
         memory=memory,
@@ -117,18 +118,22 @@ def extract(
     run = ready or engine(network, road, plan)
     starts = range(0, len(pixels), BATCH)
     rows = []
+    # Channels last, as torch wants them and pictures are, or channels first, which takes time that is not the engine's.
+    layout: Literal["K", "C"] = "K" if plan.engine == "torch" else "C"
     with ThreadPoolExecutor(1) as pool:
-        for start, images in zip(starts, _ahead(pool, pixels.array, starts)):
+        for start, images in zip(starts, _ahead(pool, pixels.array, starts, layout)):
             rows.append(run(images))
             yield min(start + BATCH, len(pixels))
     return np.concatenate(rows)
 
 
-def _ahead(pool: ThreadPoolExecutor, array: Rows, starts: Sequence[int]) -> Iterator[np.ndarray]:
+def _ahead(
+    pool: ThreadPoolExecutor, array: Rows, starts: Sequence[int], layout: Literal["K", "C"]
+) -> Iterator[np.ndarray]:
     """The batches that begin at `starts`, each read while its predecessor is used."""
 
     def read(start: int) -> np.ndarray:
-        return np.ascontiguousarray(array[start : start + BATCH])
+        return np.array(array[start : start + BATCH], order=layout)
 
     waiting = pool.submit(read, 0)
     for start in starts:
