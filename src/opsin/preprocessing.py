@@ -179,10 +179,16 @@ def _fitted(preprocessing: Preprocessing, picture: np.ndarray, sides: tuple[int,
 
 def normalise(preprocessing: Preprocessing, images: Tensor) -> Tensor:
     """uint8 `(B, 3, S, S)` in 0…255 → float32 `(B, 3, S, S)`, channels last: (v / 255 - mean) / std."""
-    scale = torch.tensor(preprocessing.std, device=images.device).mul(255).reciprocal().view(1, -1, 1, 1)
+    scale = torch.tensor(preprocessing.std, device=images.device).mul(255).reciprocal()
     shift = torch.tensor([-m / s for m, s in zip(preprocessing.mean, preprocessing.std)], device=images.device)
     floats = images.to(torch.float32, memory_format=torch.channels_last)
-    return floats.mul_(scale).add_(shift.view(1, -1, 1, 1))
+    return floats.mul_(_along(scale, images)).add_(_along(shift, images))
+
+
+def _along(channels: Tensor, images: Tensor) -> Tensor:
+    """Three numbers for each pixel of a row, `(1, 3, 1, W)`: torch is three times as quick with rows as with pixels."""
+    row = channels.view(1, -1, 1, 1).expand(1, -1, 1, images.shape[3])
+    return row.contiguous(memory_format=torch.channels_last)
 
 
 def enlarged(preprocessing: Preprocessing, margin: float) -> Preprocessing:
