@@ -22,9 +22,10 @@ import torch
 from PIL import Image
 
 from opsin import cache, codecs, preprocessing
+from opsin.cache import Pixels
 from opsin.errors import DataError, MachineError, PictureError
 from opsin.preprocessing import Preprocessing
-from opsin.vocabulary import Dataset, Record, Refusal, finished
+from opsin.vocabulary import Dataset, Record, Refusal, Work, finished
 
 ROADS = [Preprocessing(16), Preprocessing(24, "letterbox")]
 
@@ -239,15 +240,22 @@ def known(data: Dataset) -> Dataset:
     return replace(data, records=tuple(records))
 
 
+def written(work: Work[tuple[Dataset, list[Pixels]]]) -> tuple[Dataset, list[Pixels]]:
+    """What the work gives, once what it keeps is kept."""
+    found = finished(work)
+    cache._KEEPER.submit(int).result()
+    return found
+
+
 @pytest.mark.parametrize("broken", [{}, {0: b"no picture", 7: png(8)[:200], 69: b"x"}])
 def test_a_cache_that_was_kept_is_the_same(
     broken: dict[int, bytes | None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     data = known(dataset(70, broken))
     first = finished(cache.build(data, ROADS, keep=tmp_path / "new"))
-    assert len(list((tmp_path / "new").iterdir())) == 2
     monkeypatch.setattr(preprocessing, "load_each", never)
-    again = finished(cache.build(data, ROADS, keep=tmp_path / "new"))
+    again = finished(cache.build(data, ROADS, keep=tmp_path / "new"))  # as soon as the first is written
+    assert len(list((tmp_path / "new").iterdir())) == 2
     assert again[0] == first[0]
     for old, new in zip(first[1], again[1]):
         assert np.array_equal(old.array, new.array)
@@ -269,10 +277,10 @@ def other_order(data: Dataset) -> Dataset:
 @pytest.mark.parametrize("change", [other_content, other_order])
 def test_a_cache_of_other_data_is_not_used_and_dropped(change: Callable[[Dataset], Dataset], tmp_path: Path) -> None:
     data = known(dataset(20))
-    finished(cache.build(data, ROADS, keep=tmp_path))
+    written(cache.build(data, ROADS, keep=tmp_path))
     before = set(tmp_path.iterdir())
     changed = change(data)
-    kept, caches = finished(cache.build(changed, ROADS, keep=tmp_path))
+    kept, caches = written(cache.build(changed, ROADS, keep=tmp_path))
     for pixels, road in zip(caches, ROADS):
         assert np.array_equal(pixels.array, expected(kept, road))
     after = set(tmp_path.iterdir())
@@ -282,11 +290,11 @@ def test_a_cache_of_other_data_is_not_used_and_dropped(change: Callable[[Dataset
 
 def test_another_version_does_not_use_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     data = known(dataset(5))
-    finished(cache.build(data, ROADS, keep=tmp_path))
+    written(cache.build(data, ROADS, keep=tmp_path))
     monkeypatch.setattr(cache, "_MAKERS", ("2",))
     monkeypatch.setattr(preprocessing, "load_each", never)
     with pytest.raises(AssertionError, match="decoded"):
-        finished(cache.build(data, ROADS, keep=tmp_path))
+        written(cache.build(data, ROADS, keep=tmp_path))
 
 
 @pytest.mark.parametrize("name", ["numpy", "opencv-python-headless", "pydicom"])
@@ -325,12 +333,12 @@ def test_what_may_be_over_tomorrow_is_not_kept(code: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize("damage", ["changed", "cut"])
 def test_a_damaged_cache_is_made_again(at: int, damage: str, tmp_path: Path) -> None:
     data = known(dataset(20, {3: b"no picture"}))
-    finished(cache.build(data, ROADS[:1], keep=tmp_path))
+    written(cache.build(data, ROADS[:1], keep=tmp_path))
     (file,) = tmp_path.iterdir()
     content = bytearray(file.read_bytes())
     content[at] ^= 1
     file.write_bytes(content[:at] if damage == "cut" else content)
-    kept, (pixels,) = finished(cache.build(data, ROADS[:1], keep=tmp_path))
+    kept, (pixels,) = written(cache.build(data, ROADS[:1], keep=tmp_path))
     assert np.array_equal(pixels.array, expected(kept, ROADS[0]))
     assert [r.key for r in kept.refused[1:]] == ["003.png"]
     assert list(tmp_path.iterdir()) == [file]
@@ -344,11 +352,11 @@ def test_the_caches_that_are_kept_are_bounded_and_the_oldest_go(
     names = ["a", "b", "c", "d"]
     sets = [replace(known(dataset(5)), name=name) for name in names]
     for when, data in enumerate(sets[:3]):
-        finished(cache.build(data, ROADS[:1], keep=tmp_path))
+        written(cache.build(data, ROADS[:1], keep=tmp_path))
         newest = max(tmp_path.iterdir(), key=lambda file: file.stat().st_mtime_ns)
         os.utime(newest, (when, when))
-    finished(cache.build(sets[0], ROADS[:1], keep=tmp_path))  # used now
-    finished(cache.build(sets[3], ROADS[:1], keep=tmp_path))
+    written(cache.build(sets[0], ROADS[:1], keep=tmp_path))  # used now
+    written(cache.build(sets[3], ROADS[:1], keep=tmp_path))
     assert sorted(file.name[0] for file in tmp_path.iterdir()) == ["a", "c", "d"]
 
 
@@ -364,15 +372,15 @@ def test_what_a_killed_process_left_half_written_is_swept_up(tmp_path: Path) -> 
 
 
 def test_what_cannot_or_need_not_be_kept_is_not(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    finished(cache.build(dataset(5), ROADS, keep=tmp_path))  # records that do not know their content
+    written(cache.build(dataset(5), ROADS, keep=tmp_path))  # records that do not know their content
     data = known(dataset(5))
     (tmp_path / "file").touch()
-    finished(cache.build(data, ROADS, keep=tmp_path / "file"))
+    written(cache.build(data, ROADS, keep=tmp_path / "file"))
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
-        finished(cache.build(data, ROADS, keep=tmp_path))
+        written(cache.build(data, ROADS, keep=tmp_path))
     monkeypatch.setattr(cache, "MEMORY_BYTES", 5 * 3 * 16 * 16)
-    finished(cache.build(data, ROADS, keep=tmp_path))
+    written(cache.build(data, ROADS, keep=tmp_path))
     assert len([file for file in tmp_path.iterdir() if file.name != "file"]) == 1
 
 

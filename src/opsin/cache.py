@@ -172,7 +172,8 @@ def build(
         DataError: when no picture is left.
     """
     files = [_file(keep, data, road) for road in roads]
-    known = [pair for file, road in zip(files, roads) if (pair := _recalled(file, len(data), road.size))]
+    asked = [_KEEPER.submit(_recalled, file, len(data), road.size) for file, road in zip(files, roads)]
+    known = [pair for answer in asked if (pair := answer.result())]
     if len(known) == len(roads) and all(refused == known[0][1] for _, refused in known):
         yield len(data)
         data = _without(data, known[0][1])
@@ -191,7 +192,7 @@ def build(
             found.append(Pixels(data, Undecoded(data, road, threads), _notice(len(data), road)))
             continue
         array = _compact(array, refused)
-        _remember(file, array, refused)
+        _KEEPER.submit(_remember, file, array, refused)
         found.append(Pixels(data, array.transpose(0, 3, 1, 2)))
     return data, found
 
@@ -300,6 +301,10 @@ def _installed() -> Iterator[str]:
 
 
 _MAKERS = ("1", *_installed())
+
+
+# Caches are written beside whatever comes next, one after the other, and read when what is being written is there.
+_KEEPER = ThreadPoolExecutor(1)
 
 
 def _file(keep: Path | None, data: Dataset, road: Preprocessing) -> Path | None:

@@ -81,7 +81,7 @@ def check(
             choices that do not fit the task.
     """
     if network is None:
-        models.spec_for(recipe.model.network, 2, 64)
+        models.spec_for(recipe.model.network, 2, 64, pretrained=recipe.model.pretrained)
         if recipe.model.pretrained:
             weights.pretrained_info(recipe.model.network)
     _road(recipe, 64)
@@ -150,6 +150,8 @@ def stream(
     divided |= folders.division(folder)
     recipe, road, notes = _resolved(recipe, data, start, network)
     yield from map(_note, (*data.notes, *notes))
+    if network is None:
+        models.ahead(recipe.model.network)
     data, pixels, enlarged = yield from _decode(data, recipe, road)
     folders.keep(folder, recipe, data)
     yield from (_note(f"refused {r.key}: {r.reason}") for r in data.refused[:5])
@@ -479,13 +481,14 @@ def _scored(folder: Path, clf: Classifier, pixels: Pixels, recipe: Recipe) -> It
     """Save, load anew, calibrate, score validation and test from what was loaded, and save once more with scores."""
     candidate = folder / "checkpoint" / "candidate"
     artefact.save(clf, candidate)
-    loaded = artefact.load(candidate, network=clf.network if clf.spec is None else None)
+    loaded = answering = artefact.load(candidate, network=clf.network if clf.spec is None else None)
     scores: dict[str, Any] = {}
     settled: tuple[Threshold, ...] = ()
     for split in SPLITS[1:]:
         if any(record.split == split for record in pixels.data.records):
             part = pixels.part(_in(split))
-            found = yield from told(evaluation.logits(loaded, part), f"scoring {split}", len(part))
+            # By the one whose network is folded already; what validation sets below moves no logit.
+            found = yield from told(evaluation.logits(answering, part), f"scoring {split}", len(part))
             evaluation.save_logits(folder / "logits" / f"{split}.npz", part.data, found, clf.classes)
             expected = evaluation.targets(loaded, part.data)
             groups = evaluation.groups(part.data)
