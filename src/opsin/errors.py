@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import difflib
 import errno
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 
@@ -99,6 +99,16 @@ def unknown(what: str, name: str, known: Iterable[str]) -> CallError:
     return CallError(
         f"unknown {what} {name!r}", expected=f"one of {listed}", do=f"Did you mean {near[0]!r}?" if near else ""
     )
+
+
+def some(names: Sequence[str], most: int = 5) -> str:
+    """The first few of many names.
+
+    >>> some(["a", "b"]), some(["a", "b", "c"], 2)
+    ("'a', 'b'", "'a', 'b' … (3 in all)")
+    """
+    shown = ", ".join(repr(name) for name in names[:most])
+    return shown + (f" … ({len(names):,} in all)" if len(names) > most else "")
 
 
 def first_line(error: BaseException) -> str:

@@ -9,9 +9,10 @@ import numpy as np
 
 from .. import duplicates
 from ..duplicates import Pair
+from ..errors import some
 from ..vocabulary import SPLITS, Finding
 from .looks import FACTS
-from .subject import Subject, plural, share, some
+from .subject import Subject, plural, share
 
 FEW = 10  # pictures of a class, below which its score says little
 UNEVEN = 10  # times the smallest class's pictures

@@ -61,9 +61,3 @@ def share(n: int, of: int) -> str:
 def plural(n: int, word: str) -> str:
     """A number and its noun: `1 picture`, `1,200 pictures`."""
     return f"{n:,} {word}{'' if n == 1 else 's'}"
-
-
-def some(names: Sequence[str], most: int = 5) -> str:
-    """The first few of many names."""
-    shown = ", ".join(repr(name) for name in names[:most])
-    return shown + (f" … ({len(names):,} in all)" if len(names) > most else "")

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from ..errors import CallError, DataError
+from ..errors import CallError, DataError, some
 from ..vocabulary import Record, Refusal, Split
 from .listing import Entry, Listing
 
@@ -101,7 +101,7 @@ def _split_folders(tops: set[str]) -> dict[str, Split]:
         raise DataError(
             "splits stand beside other folders",
             expected="only train, val and test at the top, or only classes",
-            received=f"{_some(sorted(splits))} beside {_some(others)}",
+            received=f"{some(sorted(splits))} beside {some(others)}",
             do="Move the others away, or rename a class that is called like a split",
         )
     return splits
@@ -142,8 +142,8 @@ def _classes(placed: list[Placed]) -> tuple[str, ...]:
         if strange:
             raise DataError(
                 f"{part} has a class that training has never seen",
-                expected=f"only {_some(in_order(names))}",
-                received=_some(strange),
+                expected=f"only {some(in_order(names))}",
+                received=some(strange),
                 do=f"Add training pictures of {strange[0]!r}, or take it out of {part}",
             )
     if len(names) < 2:
@@ -175,7 +175,7 @@ def _notes(prefix: str, placed: list[Placed], folders: set[str], splits: dict[st
     if splits and "train" not in splits.values():
         notes.append("no train folder: classes are those of the other folders")
     if empty := _without_records(placed, prefix, folders, 2 if splits else 1):
-        notes.append(f"folders that give no record, dropped: {_some(empty)}")
+        notes.append(f"folders that give no record, dropped: {some(empty)}")
     notes += _missing_classes(placed)
     seconds = {p.entry.key[len(prefix) :].split("/")[1].lower() for p in placed} if not splits else set()
     if seconds and seconds <= set(SPLIT_NAMES):
@@ -188,7 +188,7 @@ def _missing_classes(placed: list[Placed]) -> list[str]:
     for part in ("val", "test"):
         had = {p.cls for p in placed if p.split == part}
         if had and (missing := sorted({p.cls for p in placed} - had)):
-            notes.append(f"{part} has no picture of {_some(missing)}")
+            notes.append(f"{part} has no picture of {some(missing)}")
     return notes
 
 
@@ -200,11 +200,6 @@ def _without_records(placed: list[Placed], prefix: str, folders: set[str], depth
         used.update("/".join(parts[:n]) for n in range(1, len(parts) + 1))
     level = {f for f in folders if f.count("/") < depth}
     return sorted(f for f in level - used if f.rpartition("/")[0] in used)
-
-
-def _some(names: Sequence[str], most: int = 5) -> str:
-    shown = ", ".join(repr(name) for name in names[:most])
-    return shown + (f" … ({len(names)} in all)" if len(names) > most else "")
 
 
 # ── groups and the fingerprint ──
@@ -235,7 +230,7 @@ def grouped(records: tuple[Record, ...], pattern: re.Pattern[str]) -> dict[str, 
         raise DataError(
             f"the group pattern {pattern.pattern!r} does not match {len(missed):,} of {len(found):,} records",
             expected="a group for every record",
-            received=_some(missed, 3),
+            received=some(missed, 3),
             do="Widen the pattern: records left out could stand in two splits",
         )
     return found
