@@ -35,13 +35,22 @@ def test_class_folders(tmp_path) -> None:
             assert (record.size, record.crc) == (len(content), zlib.crc32(content))
 
 
-@pytest.mark.parametrize("val", ["val", "Valid", "VALIDATION"])
-def test_split_folders_by_any_of_their_names(tmp_path, val: str) -> None:
-    names = [name.replace("val/", val + "/").replace("train/", "Train/") for name in SPLIT]
+@pytest.mark.parametrize(
+    ("train", "val", "test"),
+    [
+        ("Train", "val", "test"),
+        ("Train", "VALIDATION", "Test"),
+        ("Training", "Valid", "Testing"),
+        ("train", "dev", "test"),
+    ],
+)
+def test_split_folders_by_any_of_their_names(tmp_path, train: str, val: str, test: str) -> None:
+    other = {"train": train, "val": val, "test": test}
+    names = [name.replace(part, other[part], 1) for name in SPLIT for part in [name.partition("/")[0]]]
     for source in both(tmp_path, names):
         data = sources.read(source)
+        assert data.classes == ("cat", "dog")
         assert (len(data.train), len(data.val), len(data.test)) == (8, 4, 4)
-        assert data.records[0].key.startswith("Train/cat/")
         assert keys(data) == sorted(names)
 
 

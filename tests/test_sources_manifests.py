@@ -78,10 +78,31 @@ def test_split_and_group_columns(tmp_path) -> None:
     assert "4 groups" in data.notes
     assert {r.group for r in sources.read(path).records} == {None}
     assert [r.group for r in sources.read(path, group=r"(\d)\.jpg").records] == [str(i) for i in range(8)]
-    other = table(tmp_path, lines("path,label,split,group", rows=[(n, f"{c},fold1,g") for n, c in ROWS]))
+    other = table(tmp_path, lines("path,label,set,group", rows=[(n, f"{c},fold1,g") for n, c in ROWS]))
     found = sources.read(other)
     assert {(r.split, r.group) for r in found.records} == {(None, "g")}
-    assert "not used: 'split'" in found.notes[0]
+    assert "not used: 'set'" in found.notes[0]
+
+
+@pytest.mark.parametrize("value", ["testing", "test ", "TEST", "dev", " validation"])
+def test_splits_under_their_other_names(tmp_path, value: str) -> None:
+    rows = [(n, f"{c},{value if i > 5 else 'Training'}") for i, (n, c) in enumerate(ROWS)]
+    data = sources.read(table(tmp_path, lines("path,label,split", rows=rows)))
+    assert [r.split for r in data.records] == ["train"] * 6 + ["test" if "est" in value.lower() else "val"] * 2
+
+
+@pytest.mark.parametrize(("column", "value"), [("split", "holdout"), ("subset", "holdout"), ("Split", "fold1")])
+def test_a_split_that_is_not_understood_is_never_dealt_anew(tmp_path, column: str, value: str) -> None:
+    rows = [(n, f"{c},{value if i > 5 or value == 'fold1' else 'train'}") for i, (n, c) in enumerate(ROWS)]
+    path = table(tmp_path, lines(f"path,label,{column}", rows=rows))
+    with pytest.raises(DataError, match=rf"column '{column}': expected one of train, .* received '{value}'.*another"):
+        sources.read(path)
+
+
+def test_a_column_that_is_asked_for_as_the_class_is_no_split(tmp_path) -> None:
+    rows = [(n, f"{c},{'holdout' if i > 5 else 'train'}") for i, (n, c) in enumerate(ROWS)]
+    data = sources.read(table(tmp_path, lines("path,label,split", rows=rows)), target="split")
+    assert (data.classes, {r.split for r in data.records}) == (("holdout", "train"), {None})
 
 
 def test_a_class_that_training_lacks_is_named(tmp_path) -> None:

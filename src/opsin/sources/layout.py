@@ -13,7 +13,11 @@ from ..errors import CallError, DataError, some
 from ..vocabulary import Record, Refusal, Split
 from .listing import Entry, Listing
 
-SPLIT_NAMES: dict[str, Split] = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SPLIT_NAMES: dict[str, Split] = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
 LAYOUTS = (
     "Give a folder or zip with a folder for each class (cat/1.jpg, dog/2.jpg), "
     "or with those below train/, val/ and test/"

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import CallError, DataError, MissingExtra
+from ..errors import CallError, DataError, MissingExtra, some
 from ..spreadsheets import bare
 from ..vocabulary import Dataset, Refusal, Split
 from . import layout, targets
@@ -187,8 +187,7 @@ class _Chosen:
 def _chosen(table: Table, asked: Columns, root: Path, path: Path) -> tuple[_Chosen, list[str]]:
     if asked.picture and asked.picture not in table:
         raise CallError(f"{path} has no column {asked.picture!r}", expected=f"one of {', '.join(table)}")
-    split = _called(table, SPLITS)
-    split = split if {v.lower() for v in table.get(split, ()) if v} <= set(layout.SPLIT_NAMES) else ""
+    split = _split_column(table, asked, path)
     group = asked.group if asked.group in table else "" if asked.group else _called(table, ("group",))
     picture = asked.picture or _picture_column(table, root, path)
     elsewhere = {picture, split, group}
@@ -201,6 +200,23 @@ def _chosen(table: Table, asked: Columns, root: Path, path: Path) -> tuple[_Chos
     said += f", parted by {many.parted}" if many and many.parted else ""
     said += f"; not used: {', '.join(map(repr, others))}" if others else ""
     return _Chosen(picture, columns[0], split, group, many), [said]
+
+
+def _split_column(table: Table, asked: Columns, path: Path) -> str:
+    """The column that says which split a row belongs to; "" for none.
+
+    Raises:
+        DataError: it names splits, or is called split, and holds something else too. Without it the rows would be
+            dealt anew, and the user's test would be trained on.
+    """
+    others = {asked.picture, asked.group, asked.target, *map(str.strip, asked.target.split(","))}
+    name = _called({name: table[name] for name in table if name not in others}, SPLITS)
+    values = {value.strip().lower() for value in table.get(name, ())} - {""}
+    strange = sorted(values - layout.SPLIT_NAMES.keys())
+    if strange and (name.lower() == SPLITS[0] or len(strange) < len(values)):
+        raise DataError(f"{path}, column {name!r}", expected=f"one of {', '.join(layout.SPLIT_NAMES)}, or blank",
+                        received=some(strange), do="Mend them, or give the column another name")  # fmt: skip
+    return "" if strange else name
 
 
 def _called(table: Table, names: Sequence[str]) -> str:
@@ -258,7 +274,7 @@ def _rows(table: Table, chosen: _Chosen, root: Path) -> tuple[dict[str, _Row], l
     contradicted: dict[str, str] = {}
     for written, target, split, group in zip(table[chosen.picture], *columns):
         key = _key(written, root)
-        row = _Row(unicodedata.normalize("NFC", target.strip()), layout.SPLIT_NAMES.get(split.lower()), group)
+        row = _Row(unicodedata.normalize("NFC", target.strip()), layout.SPLIT_NAMES.get(split.strip().lower()), group)
         said[key] += 1
         if problem := _problem(key, row, root):
             refused.append(problem)
