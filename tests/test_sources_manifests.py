@@ -84,6 +84,15 @@ def test_split_and_group_columns(tmp_path) -> None:
     assert "not used: 'set'" in found.notes[0]
 
 
+@pytest.mark.parametrize("blank", ["", "  "])
+def test_a_blank_group_is_refused_where_groups_are_asked_for(tmp_path, blank: str) -> None:
+    rows = [(n, f"{c},{blank if i < 2 else ' p1'},{'' if i else 'g'}") for i, (n, c) in enumerate(ROWS)]
+    path = table(tmp_path, lines("path,label,patient,group", rows=rows))
+    with pytest.raises(DataError, match=r"group column 'patient' is blank for 2 of 8 records.*'pics/0.jpg', 'pics/1"):
+        sources.read(path, group="patient")
+    assert [r.group for r in sources.read(path).records] == ["g"] + [None] * 7
+
+
 @pytest.mark.parametrize("value", ["testing", "test ", "TEST", "dev", " validation"])
 def test_splits_under_their_other_names(tmp_path, value: str) -> None:
     rows = [(n, f"{c},{value if i > 5 else 'Training'}") for i, (n, c) in enumerate(ROWS)]
@@ -169,6 +178,9 @@ def test_parquet(tmp_path) -> None:
     parquet.write_table(pyarrow.table(columns), tmp_path / "set.parquet")
     data = sources.read(tmp_path / "set.parquet")
     assert (data.fingerprint, data.records) == (expected.fingerprint, expected.records)
+    parquet.write_table(pyarrow.table(columns | {"patient": [float("nan"), *range(7)]}), tmp_path / "set.parquet")
+    with pytest.raises(DataError, match="'patient' is blank for 1 of 8"):
+        sources.read(tmp_path / "set.parquet", group="patient")
     whole = (tmp_path / "set.parquet").read_bytes()
     for content in (whole[: len(whole) // 2], b"words", b""):
         (tmp_path / "set.parquet").write_bytes(content)

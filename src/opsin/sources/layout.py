@@ -6,7 +6,7 @@ import hashlib
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..errors import CallError, DataError, some
@@ -225,19 +225,27 @@ def grouped(records: tuple[Record, ...], pattern: re.Pattern[str]) -> dict[str, 
     """Key → group: the pattern's first group, or all that it matches.
 
     Raises:
-        DataError: when it matches nothing in some key. Giving such a record a group of its own would put pictures of
-            one patient into two splits, silently, whenever one file is named differently.
+        DataError: when it matches nothing in some key.
     """
     found = {record.key: _group(pattern, record.key) for record in records}
-    missed = [key for key, name in found.items() if not name]
+    refuse_alone(f"the group pattern {pattern.pattern!r} does not match", records, found)
+    return found
+
+
+def refuse_alone(what: str, records: Sequence[Record], groups: Mapping[str, str]) -> None:
+    """Refuse that some records have no group: where each stood alone, pictures of one patient could be in two splits.
+
+    Raises:
+        DataError: it begins with `what`.
+    """
+    missed = [record.key for record in records if not groups.get(record.key)]
     if missed:
         raise DataError(
-            f"the group pattern {pattern.pattern!r} does not match {len(missed):,} of {len(found):,} records",
+            f"{what} {len(missed):,} of {len(records):,} records",
             expected="a group for every record",
             received=some(missed, 3),
-            do="Widen the pattern: records left out could stand in two splits",
+            do="Give each one, if only its own: records left out could stand in two splits",
         )
-    return found
 
 
 def _group(pattern: re.Pattern[str], key: str) -> str:

@@ -58,7 +58,8 @@ def read(path: Path, columns: Columns) -> Dataset:
 
     Raises:
         CallError: a column that is named is not there, or no regular expression.
-        DataError: no table, no column of pictures or of classes, fewer than two classes.
+        DataError: no table, no column of pictures or of classes, fewer than two classes, a record without a group
+            where groups are asked for.
         MissingExtra: pyarrow, for Parquet.
     """
     table = _parquet(path) if path.suffix.lower() == ".parquet" else _csv(path)
@@ -79,6 +80,8 @@ def read(path: Path, columns: Columns) -> Dataset:
         pattern = layout.pattern_of(columns.group)
         assert pattern is not None
         groups = layout.grouped(found.records, pattern)
+    elif columns.group:
+        layout.refuse_alone(f"the group column {columns.group!r} is blank for", found.records, groups)
     records = tuple(dataclasses.replace(record, group=groups.get(record.key)) for record in found.records)
     notes += [f"{len(set(groups.values())):,} groups"] if groups else []
     digest = layout.fingerprint(records, found.classes)
@@ -168,8 +171,14 @@ def _parquet(path: Path) -> Table:
     lists = {name for name, kind in kinds.items() if pyarrow.types.is_list(kind) or pyarrow.types.is_large_list(kind)}
     plain = {name: table.column(name) for name, kind in kinds.items()
              if name in lists or not (pyarrow.types.is_nested(kind) or pyarrow.types.is_binary(kind))}  # fmt: skip
-    return {name: ["" if value is None else "|".join(map(str, value)) + "|" if name in lists else str(value)
-                   for value in column.to_pylist()] for name, column in plain.items()}  # fmt: skip
+    return {name: [_written(value) for value in column.to_pylist()] for name, column in plain.items()}
+
+
+def _written(value: object) -> str:
+    """A value of Parquet as text: of a list each label with a bar behind it; what is not there is blank."""
+    if isinstance(value, list):
+        return "|".join(map(str, value)) + "|"
+    return "" if value is None or value != value else str(value)
 
 
 # ── its columns ──
@@ -274,7 +283,8 @@ def _rows(table: Table, chosen: _Chosen, root: Path) -> tuple[dict[str, _Row], l
     contradicted: dict[str, str] = {}
     for written, target, split, group in zip(table[chosen.picture], *columns):
         key = _key(written, root)
-        row = _Row(unicodedata.normalize("NFC", target.strip()), layout.SPLIT_NAMES.get(split.strip().lower()), group)
+        cls = unicodedata.normalize("NFC", target.strip())
+        row = _Row(cls, layout.SPLIT_NAMES.get(split.strip().lower()), group.strip())
         said[key] += 1
         if problem := _problem(key, row, root):
             refused.append(problem)
