@@ -52,6 +52,15 @@ def test_columns_are_found_by_what_is_in_them(tmp_path) -> None:
     assert "'x', classes from 'y'; not used: 'z', 'w'" in data.notes[0]
 
 
+def test_a_column_of_captions_is_no_column_of_paths(tmp_path) -> None:
+    rows = [(name, f"{label},{label} {'on a very long sofa ' * 40}{name}") for name, label in ROWS]
+    data = sources.read(table(tmp_path, lines("x,label,caption", rows=rows)))
+    assert data.notes == ("pictures from column 'x', classes from 'label'; not used: 'caption'",)
+    with pytest.raises(DataError, match="no pictures"):
+        sources.read(tmp_path / "set.csv", picture="caption")
+    assert list(sources.gather([tmp_path / "set.csv"], whole=False).places) == NAMES
+
+
 def test_columns_can_be_named(tmp_path) -> None:
     rows = [(name, f"{label},{label}s") for name, label in ROWS]
     path = table(tmp_path, lines("x,y,z", rows=rows))

@@ -9,6 +9,7 @@ Nothing is guessed at: what lies in a source and is not used stands in `Dataset.
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import zipfile
 from collections.abc import Callable, Mapping
@@ -92,7 +93,7 @@ def read(
     if picture or target or task not in ("", "single-label", "multi-label"):
         raise CallError("columns", expected="a .csv, .tsv, .txt or .parquet file", received=str(source))
     pattern = layout.pattern_of(group)
-    if path.exists():
+    if os.path.exists(path):  # Path's raises for names that no system can have
         data = _read_path(path)
         if str(source) in NAMED:
             note = f"{source} is read from the path of that name, not as the named set"
@@ -107,7 +108,7 @@ def read(
 
 def is_table(source: str | Path) -> bool:
     """Whether there is a table of paths at `source`, or a list: by its name."""
-    return manifests.is_manifest(Path(source)) and Path(source).is_file()
+    return manifests.is_manifest(Path(source)) and os.path.isfile(source)
 
 
 def _missing(source: str | Path) -> CallError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,7 +20,7 @@ from .tars import TarStore, is_tar
 
 def holds_many(source: str | Path) -> bool:
     """Whether `source` is a folder or an archive, rather than one file."""
-    return Path(source).is_dir() or is_tar(Path(source)) or zipfile.is_zipfile(source)
+    return os.path.isdir(source) or is_tar(Path(source)) or zipfile.is_zipfile(source)
 
 
 def pictures(source: str | Path) -> tuple[Store, list[str], list[Refusal]]:
@@ -32,7 +33,7 @@ def pictures(source: str | Path) -> tuple[Store, list[str], list[Refusal]]:
         DataError: when a folder or archive cannot be read.
     """
     path = Path(source)
-    if not path.exists():
+    if not os.path.exists(path):
         raise CallError(
             f"{path} does not exist", expected="a picture, a folder, a zip or a tar", do="Look at its spelling"
         )
@@ -100,7 +101,7 @@ def gather(paths: Iterable[Path], *, whole: bool = True) -> Gathered:
 
 
 def _listed(path: Path) -> tuple[Store, list[str], list[Refusal]]:
-    if manifests.is_manifest(path) and path.is_file():
+    if manifests.is_manifest(path) and os.path.isfile(path):
         root, keys, refused = manifests.paths(path)
         return FolderStore(root), keys, refused
     return pictures(path)

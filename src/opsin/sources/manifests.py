@@ -23,7 +23,7 @@ from ..errors import CallError, DataError, MissingExtra, some
 from ..spreadsheets import bare
 from ..vocabulary import Dataset, Refusal, Split
 from . import layout, targets
-from .listing import Entry, File, in_threads, picture_ending
+from .listing import Entry, File, in_threads, inside, picture_ending
 from .stores import FolderStore, escapes
 
 ENDINGS = (".csv", ".tsv", ".txt", ".parquet")
@@ -246,9 +246,10 @@ def _picture_column(table: Table, root: Path, path: Path) -> str:
 
 
 def _names_files(values: Sequence[str], root: Path) -> bool:
-    some = [value for value in values if value][:: max(1, len(values) // LOOKED_AT)]
-    inside = [value for value in some if not escapes(value)]
-    return bool(some) and sum((root / value).is_file() for value in inside) > len(some) / 2
+    # os.path, since those of Path raise for a caption that is longer than a name may be.
+    looked_at = [value for value in values if value][:: max(1, len(values) // LOOKED_AT)]
+    there = sum(os.path.isfile(root / value) for value in looked_at if not escapes(value))
+    return there > len(looked_at) / 2
 
 
 def _target_column(table: Table, others: set[str], path: Path) -> str:
@@ -301,7 +302,7 @@ def _rows(table: Table, chosen: _Chosen, root: Path) -> tuple[dict[str, _Row], l
 def _key(written: str, root: Path) -> str:
     """The path with "/", as in a folder; "\\" is one too unless it is a letter of a name that is there."""
     key = written.strip()
-    key = key.replace("\\", "/") if os.sep == "\\" or not (root / key).exists() else key
+    key = key.replace("\\", "/") if os.sep == "\\" or not os.path.exists(root / key) else key
     return "/".join(part for part in key.split("/") if part != ".") if "./" in key else key
 
 
@@ -315,7 +316,7 @@ def _problem(key: str, row: _Row, root: Path) -> Refusal | None:
     real = os.path.realpath(root / key)
     if not os.path.lexists(root / key):
         return Refusal(key, "missing", "there is no such file")
-    if os.path.commonpath((real, root)) != str(root):
+    if not inside(real, str(root)):
         return Refusal(key, "link", "a link out of the table's folder")
     if not os.path.isfile(real):
         return Refusal(key, "not-a-picture", "not a regular file")
