@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from made import JPEG
 from opsin import checks, duplicates, sources
 from opsin.app import cli
 from opsin.checks import CHECKS, labels, looks, shortcuts
@@ -68,6 +69,13 @@ def folder(tmp_path: Path) -> Path:
 def found(findings: tuple[Finding, ...] | list[Finding], kind: str) -> Finding:
     (finding,) = (finding for finding in findings if finding.kind == kind)
     return finding
+
+
+def folder_of(files: dict[str, bytes], root: Path) -> Path:
+    """Files that begin like JPEGs."""
+    for name, content in files.items():
+        (root / name).write_bytes(JPEG + content)
+    return root
 
 
 # ── all of it ──
@@ -348,7 +356,8 @@ def test_choices_in_a_browser_become_fixes_that_are_read(tmp_path: Path) -> None
     acts = """<script>
       const boxes = document.querySelectorAll("select"), kept = [];
       URL.createObjectURL = blob => { kept.push(blob); return "#"; };
-      boxes[0].selectedIndex = 3; boxes[0].dispatchEvent(new Event("change"));
+      boxes[1].selectedIndex = 2; boxes[1].dispatchEvent(new Event("change"));
+      boxes[0].selectedIndex = 2; boxes[0].dispatchEvent(new Event("change"));
       document.getElementById("save").click();
       kept[0].text().then(text => { document.title = "saved:" + btoa(unescape(encodeURIComponent(text))); });
     </script>"""
@@ -359,7 +368,9 @@ def test_choices_in_a_browser_become_fixes_that_are_read(tmp_path: Path) -> None
     saved = re.search(r"<title>saved:([^<]*)</title>", done.stdout)
     assert saved, done.stdout[-500:]
     (tmp_path / "fixes.csv").write_bytes(base64.b64decode(saved[1]))
-    assert checks.read_fixes(tmp_path / "fixes.csv") == {f"{EVIL}.jpg": checks.Fix("relabel", EVIL, "near")}
+    fixed = checks.read_fixes(tmp_path / "fixes.csv")
+    assert fixed.pop(f"{EVIL}.jpg") == checks.Fix("relabel", EVIL, "near")
+    assert [*fixed.values()] == [checks.Fix("same-group", f"{EVIL}.jpg", "near")]
 
 
 # ── fixes ──
@@ -395,9 +406,20 @@ def test_fixes_make_a_new_table_and_change_nothing_else(folder: Path, tmp_path: 
         checks.apply(data, {}, folder / "fixed.csv")
 
 
+def test_the_same_group_divides_no_patient(tmp_path: Path) -> None:
+    groups = {"a": "p3", "b": "p3", "c": "p7", "d": "p7", "e": "p7", "f": None, "g": None, "h": None, "i": "p9"}
+    root = folder_of({f"{key}.jpg": key.encode() for key in groups}, tmp_path)
+    data = data_of([Record(f"{key}.jpg", at % 2, None, group) for at, (key, group) in enumerate(groups.items())])
+    asked = {"c.jpg": "a.jpg", "g.jpg": "f.jpg", "h.jpg": "p9"}
+    checks.apply(data, {key: checks.Fix("same-group", value) for key, value in asked.items()}, root / "new.csv")
+    after = {record.key[0]: record.group for record in sources.read(root / "new.csv").records}
+    assert after == dict.fromkeys("abcde", "p3") | dict.fromkeys("fg", "f.jpg") | dict.fromkeys("hi", "p9")
+
+
 @pytest.mark.parametrize(
     ("row", "says"),
     [
+        (("train/a/02.jpg", "same-group", "", ""), "expected another record, or a name"),
         (("train/a/02.jpg", "delete", "", ""), "one of keep, exclude"),
         (("train/a/none.jpg", "exclude", "", ""), "does not have"),
         (("train/a/02.jpg", "relabel", "fox", ""), "one of a, b"),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 
+from .. import duplicates
 from ..duplicates import Pair
 from ..vocabulary import Dataset, Record
 from .looks import Looks
@@ -61,3 +62,15 @@ def share(n: int, of: int) -> str:
 def plural(n: int, word: str) -> str:
     """A number and its noun: `1 picture`, `1,200 pictures`."""
     return f"{n:,} {word}{'' if n == 1 else 's'}"
+
+
+GROUP = "\0"  # before a group's name, where names of groups stand beside keys: no key holds it, and it sorts first
+
+
+def bound(records: Iterable[Record], pairs: Iterable[Pair]) -> dict[str, str]:
+    """Key → name, of records that show one picture or are of one patient, video or sender, directly or by others.
+
+    They are named after the first of their groups, with GROUP before it, else after their first key.
+    """
+    of_groups = [Pair(record.key, GROUP + record.group, "near") for record in records if record.group]
+    return duplicates.groups([*pairs, *of_groups])
