@@ -18,7 +18,7 @@ import pytest
 from conftest import shared
 from made import JPEG, SPLIT, both, codes, folder, keys, picture, zipped
 from opsin import sources
-from opsin.errors import DataError, PictureError
+from opsin.errors import CallError, DataError, PictureError
 from opsin.sources import archives, listing, stores, tars
 from tiny import digests
 
@@ -292,6 +292,20 @@ def test_of_two_members_with_one_name_the_last_counts(tmp_path) -> None:
     data = sources.read(raw_tar(tmp_path / "twice.tar", [*GOOD_TAR, member("cat/1.jpg", picture("later"))]))
     assert codes(data) == {"cat/1.jpg": "duplicate-name"}
     assert data.store.read("cat/1.jpg") == picture("later")
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_of_one_name_twice_the_entry_that_counts_is_gathered(tmp_path) -> None:
+    paths = [
+        raw_zip(tmp_path / "twice.zip", [*GOOD, (entry("cat/1.jpg"), picture("later"))]),
+        raw_tar(tmp_path / "twice.tar", [*GOOD_TAR, member("cat/1.jpg", picture("later"))]),
+    ]
+    for path in paths:
+        found = sources.gather([path], whole=False)
+        assert {name: found.read(name) for name in found.places} == {
+            "cat/1.jpg": picture("later"), "dog/1.jpg": picture("2")}  # fmt: skip
+    with pytest.raises(CallError, match="one path, received 2"):
+        sources.gather(paths, whole=False)
 
 
 def test_a_header_that_claims_much_is_not_believed(tmp_path) -> None:

@@ -80,9 +80,14 @@ def gather(paths: Iterable[Path], *, whole: bool = True) -> Gathered:
 
     Args:
         paths: one that is not there, or cannot be looked into, is refused in its own place.
-        whole: names begin with the path, since two folders may hold the same ones.
+        whole: names begin with the path, since two folders may hold the same ones; without that there is one path.
+
+    Raises:
+        CallError: several paths whose names are not whole.
     """
-    found = Gathered()
+    found, paths = Gathered(), [*paths]
+    if not whole and len(paths) > 1:
+        raise CallError("names that are not whole", expected="one path", received=f"{len(paths):,}")
     for path in paths:
         try:
             store, keys, refused = _listed(path)
@@ -96,7 +101,8 @@ def gather(paths: Iterable[Path], *, whole: bool = True) -> Gathered:
             key: (str(base / key if many else path) if whole else key) for key in (*keys, *(r.key for r in refused))
         }
         found.places |= {names[key]: (store, key) for key in keys}
-        found.places |= {names[r.key]: Refusal(names[r.key], r.code, r.reason) for r in refused}
+        for r in refused:  # an archive may hold one name twice: the entry that counts is answered
+            found.places.setdefault(names[r.key], Refusal(names[r.key], r.code, r.reason))
     return found
 
 
