@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from made import JPEG
+from made import JPEG, POSIX
 from opsin import checks, duplicates, sources
 from opsin.app import cli
 from opsin.checks import CHECKS, labels, looks, shortcuts
@@ -414,6 +414,16 @@ def test_the_same_group_divides_no_patient(tmp_path: Path) -> None:
     checks.apply(data, {key: checks.Fix("same-group", value) for key, value in asked.items()}, root / "new.csv")
     after = {record.key[0]: record.group for record in sources.read(root / "new.csv").records}
     assert after == dict.fromkeys("abcde", "p3") | dict.fromkeys("fg", "f.jpg") | dict.fromkeys("hi", "p9")
+
+
+@POSIX
+def test_fixes_of_names_in_any_bytes_are_read_again(tmp_path: Path) -> None:
+    names = ["\udcfc.jpg", "ü.jpg", "\udce4.jpg", "b.jpg"]
+    root = folder_of({name: bytes([at]) for at, name in enumerate(names)}, tmp_path)
+    data = data_of([Record(name, at % 2) for at, name in enumerate(names)])
+    checks.apply(data, {"b.jpg": checks.Fix("relabel", "cat")}, root / "new.csv")
+    after = sources.read(root / "new.csv")
+    assert ({r.key: r.target for r in after.records}, after.refused) == (dict(zip(names, (0, 1, 0, 0))), ())
 
 
 @pytest.mark.parametrize(

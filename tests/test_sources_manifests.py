@@ -45,6 +45,24 @@ def test_encodings_and_separators(tmp_path, encoding: str, separator: str) -> No
     assert sources.read(table(tmp_path, text, encoding=encoding)).classes == ("café", "dog")
 
 
+@POSIX
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_a_name_that_is_no_utf8_spoils_no_other(tmp_path, mark: str) -> None:
+    names = ["kät/\udce9.jpg", "kät/ü.jpg", "hund/1.jpg", "hund/ß.jpg"] + ["hund/\udce9.jpg"] * bool(mark)
+    folder(tmp_path, names)
+    text = mark + lines("path,label", rows=[(name, name.partition("/")[0]) for name in names])
+    (tmp_path / "set.csv").write_bytes(text.encode("utf-8", "surrogateescape"))
+    data = sources.read(tmp_path / "set.csv")
+    assert (data.classes, data.refused, set(keys(data))) == (("hund", "kät"), (), set(names))
+
+
+@pytest.mark.parametrize("words", ["Äpfel,Größe", "café – “CAFÉ” «É»", "naïve", "prix : 5 €", "ÉCOLE É”"])
+def test_what_a_western_windows_wrote_is_read_as_that(tmp_path, words: str) -> None:
+    rows = [(name, f'"{words}"' if label == "cat" else label) for name, label in ROWS]
+    data = sources.read(table(tmp_path, lines("file,class", rows=rows), encoding="cp1252"))
+    assert set(data.classes) == {words, "dog"}
+
+
 def test_columns_are_found_by_what_is_in_them(tmp_path) -> None:
     rows = [(name, f"{label},{number},same") for number, (name, label) in enumerate(ROWS)]
     data = sources.read(table(tmp_path, lines("x,y,z,w", rows=rows)))

@@ -76,7 +76,8 @@ def apply(data: Dataset, fixes: Mapping[str, Fix], path: str | Path) -> int:
     """
     refuse_other_tasks(data.task, "check --apply")
     _refuse_unknown(data, fixes)
-    with writing(path), open(path, "x", encoding="utf-8", errors="surrogateescape", newline="") as file:
+    # With a mark, so that whoever reads it knows it for UTF-8, whatever the bytes of some file's name.
+    with writing(path), open(path, "x", encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         _write(data, fixes, file)
     return sum(fix.action != "keep" for fix in fixes.values())
 

@@ -13,6 +13,7 @@ import csv
 import dataclasses
 import io
 import os
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -140,7 +141,10 @@ def _list_mark(line: str) -> str:
 
 
 def _text(path: Path) -> str:
-    """The file's text: by its byte-order mark, else UTF-8, else Windows' western code page, which takes any byte."""
+    """The file's text: by its byte-order mark, else UTF-8, else Windows' western code page.
+
+    Of UTF-8, bytes that are none are kept as they are, as in the names of files.
+    """
     try:
         with open(path, "rb") as file:
             data = file.read(LARGEST + 1)
@@ -148,13 +152,25 @@ def _text(path: Path) -> str:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
     if len(data) > LARGEST or b"\0\0" in data[:64]:
         raise DataError(f"{path} is no table", expected=f"text of at most {LARGEST >> 20} MiB")
-    marked = data.startswith((encodings.BOM_UTF16_LE, encodings.BOM_UTF16_BE))
-    for encoding in ["utf-16"] if marked else ["utf-8-sig", "cp1252"]:
-        try:
-            return data.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-    return data.decode("latin-1")
+    if data.startswith((encodings.BOM_UTF16_LE, encodings.BOM_UTF16_BE)):
+        return data.decode("utf-16", "replace")
+    text = data.decode("utf-8-sig", "surrogateescape")
+    if data.startswith(encodings.BOM_UTF8) or _is_utf8(text):
+        return text
+    try:
+        return data.decode("cp1252")
+    except UnicodeDecodeError:
+        return data.decode("latin-1")
+
+
+def _is_utf8(text: str) -> bool:
+    """Whether a text that was read as UTF-8 is that, a few names of other bytes among it or not.
+
+    In Windows' code pages a letter beyond ASCII is one byte, and only by chance (É before a quotation mark) two are a
+    letter of UTF-8: most bytes are none. Where there are three letters or more for each such byte, a Unix wrote it.
+    """
+    odd = len(re.findall("[\udc80-\udcff]", text))
+    return odd == 0 or len(re.findall("[^\0-\x7f]", text)) - odd >= 3 * odd
 
 
 def _parquet(path: Path) -> Table:
