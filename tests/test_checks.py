@@ -185,8 +185,42 @@ def test_train_and_test_that_differ_are_told_by_what() -> None:
 def test_leaks_count_test_pictures_once() -> None:
     rows = [*records("train", cat=2), *records("test", cat=2)]
     keys = [record.key for record in rows]
-    pairs = [Pair(keys[0], keys[2], "bytes"), Pair(keys[1], keys[2], "near"), Pair(keys[2], keys[3], "near")]
+    pairs = [Pair(keys[0], keys[2], "bytes"), Pair(keys[1], keys[2], "near")]
     assert checks.splits.leaks(Subject(data_of(rows)), pairs) == {keys[2]}
+
+
+def test_every_copy_in_the_test_is_a_leak_whichever_stands_first() -> None:
+    rows = [*records("test", cat=4), *records("train", cat=3)]
+    test, train = ([record.key for record in rows if record.split == split] for split in ("test", "train"))
+    exact = [Pair(test[0], other, "bytes") for other in (test[1], test[2], train[0])]
+    subject = Subject(data_of(rows), None, exact)
+    assert checks.splits.leaks(subject, exact) == set(test[:3])
+    (finding,) = CHECKS["copies"](subject)
+    assert (finding.severity, finding.text.partition(": ")[2][:6], finding.together) == (
+        "error", "3 of 4", ((*test[:3], train[0]),))  # fmt: skip
+    assert "75.0 points too good" in finding.effect
+
+
+def test_what_is_like_one_copy_is_like_all_of_them() -> None:
+    rows = [*records("train", cat=2, dog=1), *records("test", cat=2)]
+    cat, other, dog, copy, _ = (record.key for record in rows)
+    pairs = [Pair(cat, copy, "bytes"), Pair(cat, other, "near", 0.95), Pair(copy, dog, "near", 0.94)]
+    subject = Subject(data_of(rows), None, pairs)
+    (near,) = CHECKS["near"](subject)
+    assert (near.severity, near.together) == ("error", (tuple(sorted((cat, other, dog, copy))),))
+    (wrong,) = CHECKS["contradictions"](subject)
+    assert (wrong.severity, set(wrong.records)) == ("warning", {cat, copy, dog})
+    assert wrong.text == "1 picture with two classes, 0 of them as exact copies"
+
+
+def test_all_copies_of_a_picture_with_two_classes_are_named() -> None:
+    rows = records("train", cat=2, dog=1)
+    one, two, dog = (record.key for record in rows)
+    (wrong,) = CHECKS["contradictions"](
+        Subject(data_of(rows), None, [Pair(one, two, "bytes"), Pair(one, dog, "pixels")])
+    )
+    assert (wrong.severity, wrong.together) == ("error", ((one, two, dog),))
+    assert wrong.text == "1 picture with two classes, 1 of them as exact copies"
 
 
 # ── labels ──

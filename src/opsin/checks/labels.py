@@ -7,14 +7,12 @@ Journal of Artificial Intelligence Research 70 (2021).
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from .. import duplicates
-from ..duplicates import Pair
 from ..vocabulary import Finding
-from .subject import Subject, plural, share
+from .subject import Subject, plural, share, together
 
 FOLDS = 5
 STRENGTH = 0.01  # scikit-learn's C on standardised vectors, as in features.fit_head
@@ -26,37 +24,43 @@ def contradictions(subject: Subject) -> list[Finding]:
     Near-duplicates may differ in a quantity: it is what moves between the pictures of a burst.
     """
     task = subject.data.task
-    pairs = [pair for pair in subject.pairs if _differ(subject, pair)]
-    if not pairs:
+    copies = [pair for pair in subject.pairs if pair.kind != "near"]
+    equal = {key: group for group in together(copies) for key in group}
+    exact = len({group for group in equal.values() if _differ(subject, group)})
+    near = [
+        pair
+        for pair in subject.pairs
+        if pair.kind == "near"
+        and task != "regression"
+        # What is like one of several copies is like all of them.
+        and _differ(subject, {key for one in (pair.first, pair.second) for key in equal.get(one, (one,))})
+    ]
+    groups = tuple(group for group in together([*copies, *near]) if _differ(subject, group))
+    if not groups:
         return []
     what = {"single-label": "two classes", "multi-label": "different labels", "regression": "different values"}[task]
-    exact = sum(pair.kind != "near" for pair in pairs)
-    members: dict[str, list[str]] = {}
-    for key, name in sorted(duplicates.groups(pairs).items()):
-        members.setdefault(name, []).append(key)
-    keys = tuple(key for group in members.values() for key in group)
+    keys = tuple(key for group in groups for key in group)
     return [
         Finding(
             "contradictions",
             "error" if exact else "warning",
-            f"{plural(len(pairs), 'pair')} of one picture with {what}, {exact:,} of them exact copies",
-            "no classifier can be right on both: one of each pair is counted wrong, and training is taught both",
+            f"{plural(len(groups), 'picture')} with {what}, {exact:,} of them as exact copies",
+            "no classifier can be right on all copies: some are counted wrong, and training is taught both",
             "look at them and relabel or exclude"
             + "; if a picture may have several labels: --task multi-label" * (task == "single-label" and exact > 0),
             keys,
-            tuple(map(tuple, members.values())),
+            groups,
             {key: f"labelled {subject.class_of[key]}" for key in keys},
         )
     ]
 
 
-def _differ(subject: Subject, pair: Pair) -> bool:
+def _differ(subject: Subject, group: Collection[str]) -> bool:
+    """Whether records that show one picture are said to show different things."""
     if subject.data.task == "single-label":
-        return subject.class_of[pair.first] != subject.class_of[pair.second]
-    if subject.data.task == "regression" and pair.kind == "near":
-        return False
-    both = zip(subject.targets_of[pair.first], subject.targets_of[pair.second])
-    return any(one is not None and other is not None and one != other for one, other in both)
+        return len({subject.class_of[key] for key in group}) > 1
+    each = zip(*(subject.targets_of[key] for key in group))
+    return any(len({value for value in values if value is not None}) > 1 for values in each)
 
 
 def not_looked_for() -> Finding:

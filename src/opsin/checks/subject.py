@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -62,6 +63,14 @@ def share(n: int, of: int) -> str:
 def plural(n: int, word: str) -> str:
     """A number and its noun: `1 picture`, `1,200 pictures`."""
     return f"{n:,} {word}{'' if n == 1 else 's'}"
+
+
+def together(pairs: Iterable[Pair]) -> tuple[tuple[str, ...], ...]:
+    """The groups of records that pairs join, each sorted by key."""
+    members: dict[str, list[str]] = defaultdict(list)
+    for key, name in sorted(duplicates.groups(pairs).items()):
+        members[name].append(key)
+    return tuple(map(tuple, members.values()))
 
 
 GROUP = "\0"  # before a group's name, where names of groups stand beside keys: no key holds it, and it sorts first
