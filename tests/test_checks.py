@@ -259,6 +259,40 @@ def test_copies_do_not_vouch_for_one_another() -> None:
     assert right[1] < 0.7
 
 
+def test_a_patient_does_not_vouch_for_himself() -> None:
+    rng = np.random.default_rng(0)
+    rows = [dataclasses.replace(r, group=f"p{at // 4}") for at, r in enumerate(records(None, cat=40, dog=40))]
+    faces = np.repeat(rng.normal(size=(20, 2000)), 4, axis=0) + rng.normal(0, 0.01, (80, 2000))
+    patients = dataclasses.replace(seen(rows), vectors=faces.astype(np.float32))
+    alone = dataclasses.replace(patients, data=data_of(records(None, cat=40, dog=40)))
+    right = [
+        (checks._probabilities(each, []).argmax(axis=1) == np.arange(80) // 40).mean() for each in (alone, patients)
+    ]
+    assert right[0] == 1
+    assert right[1] < 0.8
+
+
+@pytest.mark.parametrize(("counts", "opinions"), [((3, 3), 6), ((1, 9), 8), ((1, 3, 4), 7), ((1, 1), 0), ((2, 0), 0)])
+def test_few_pictures_have_few_opinions_and_no_error(counts: tuple[int, ...], opinions: int) -> None:
+    """None of a class that only its own fold has, and none in a fold whose others are of one class."""
+    names = ("cat", "dog", "fox")[: len(counts)]
+    rows = records(None, **dict(zip(names, counts)))
+    vectors = np.random.default_rng(0).normal(size=(len(rows), 8)).astype(np.float32)
+    probabilities = labels.out_of_fold(vectors, np.array([r.target for r in rows]), len(counts))
+    assert np.count_nonzero(probabilities.any(axis=1)) == opinions
+    few = dataclasses.replace(seen(rows), data=data_of(rows, names), vectors=vectors)
+    told = CHECKS["labels"](Subject(few.data, few, (), probabilities))
+    assert any("not looked for: suspect labels" in finding.text for finding in told) == (opinions == 0)
+
+
+def test_no_opinion_makes_no_label_suspect() -> None:
+    rows = records(None, cat=19, dog=21)
+    probabilities = np.array([[0.9, 0.1]] * 19 + [[0.1, 0.9]] * 19 + [[0.0, 0.0], [0.95, 0.05]])
+    (finding,) = CHECKS["labels"](Subject(data_of(rows), seen(rows), (), probabilities))
+    assert finding.records == (rows[-1].key,)
+    assert finding.text.startswith("1 of 39 (2.6 %) labels are suspect")
+
+
 def test_suspects_are_named_with_what_they_look_like() -> None:
     rows = records(None, cat=20, dog=20)
     probabilities = np.array([[0.9, 0.1]] * 20 + [[0.1, 0.9]] * 19 + [[0.95, 0.05]])
@@ -328,6 +362,26 @@ def test_file_types_are_a_shortcut_too() -> None:
     usual = dataclasses.replace(seen(rows), formats=("PNG",) * 60 + ("JPEG",) * 60)
     (finding,) = CHECKS["shortcuts"](Subject(usual.data, usual))
     assert "the file's type alone tells the class of 100.0%" in finding.text
+
+
+def test_classes_of_few_pictures_are_folded_all_the_same() -> None:
+    names = tuple(f"c{number:02d}" for number in range(30))
+    rows = records(None, **dict.fromkeys(names, 4))
+    usual = dataclasses.replace(seen(rows), data=data_of(rows, names))
+    assert CHECKS["shortcuts"](Subject(usual.data, usual)) == []
+
+
+def test_what_tells_patients_apart_is_no_shortcut_to_the_class() -> None:
+    """Each patient has a width of his own: it tells whom one sees, and so the class of whoever was seen before."""
+    rows = records(None, cat=60, dog=60)
+    widths = np.random.default_rng(0).permutation(12).repeat(10) * 50.0 + 100
+    usual = seen(rows, width=widths)
+    assert "the picture's size" in CHECKS["shortcuts"](Subject(usual.data, usual))[0].text
+    grouped = [dataclasses.replace(r, group=f"p{at // 10}") for at, r in enumerate(rows)]
+    usual = dataclasses.replace(usual, data=data_of(grouped))
+    assert CHECKS["shortcuts"](Subject(usual.data, usual)) == []
+    one = dataclasses.replace(usual, data=data_of([dataclasses.replace(r, group="p") for r in rows]))
+    assert found(CHECKS["shortcuts"](Subject(one.data, one)), "shortcuts").severity == "note"
 
 
 def test_few_pictures_have_no_shortcuts() -> None:

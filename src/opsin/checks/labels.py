@@ -12,9 +12,9 @@ from collections.abc import Collection, Mapping
 import numpy as np
 
 from ..vocabulary import Finding
+from .folds import folds
 from .subject import Subject, plural, share, together
 
-FOLDS = 5
 STRENGTH = 0.01  # scikit-learn's C on standardised vectors, as in features.fit_head
 
 
@@ -74,12 +74,27 @@ def not_looked_for() -> Finding:
     )
 
 
+def too_few(kind: str, what: str) -> Finding:
+    """That something could not be looked for, since nobody can be judged by others."""
+    return Finding(
+        kind,
+        "note",
+        f"not looked for: {what}, for which there are too few pictures or groups of a class",
+        "what would be found stays hidden",
+        "add pictures, of other groups where there are groups",
+    )
+
+
 def suspects(subject: Subject) -> list[Finding]:
     """Labels that the out-of-fold probabilities contradict, the most suspect first."""
     if subject.probabilities is None or subject.looks is None:
         return []
+    if not subject.probabilities.any():
+        return [too_few("labels", "suspect labels")]
     records = subject.looks.data.records
     targets = np.array([-1 if record.target is None else record.target for record in records])
+    targets[~subject.probabilities.any(axis=1)] = -1  # no opinion
+    judged = targets >= 0
     rows, better = suspect_rows(subject.probabilities, targets)
     if not len(rows):
         return []
@@ -89,12 +104,12 @@ def suspects(subject: Subject) -> list[Finding]:
         key: f"labelled {names[targets[row]]}, looks like {names[to]} ({subject.probabilities[row, to]:.2f})"
         for key, row, to in zip(keys, rows, better)
     }
-    right = (subject.probabilities.argmax(axis=1) == targets).mean()
+    right = (subject.probabilities.argmax(axis=1) == targets)[judged].mean()
     return [
         Finding(
             "labels",
             "warning",
-            f"{share(len(rows), len(records))} labels are suspect; a classifier of other folds agrees to {right:.1%}",
+            f"{share(len(rows), judged.sum())} labels are suspect; a classifier of other folds agrees to {right:.1%}",
             "wrong labels in the test lower the score of a classifier that is right; in train they teach errors",
             "look at the first ones, relabel what is wrong; the list is an opinion, not a fact",
             keys,
@@ -131,23 +146,23 @@ def out_of_fold(
 ) -> np.ndarray:
     """float64 `(N, K)`: probabilities of each record by logistic regressions that were fitted without its fold.
 
+    All are 0 where there is no opinion: the label was never seen, as that of a class with one record, or one group.
+
     Args:
         vectors: float32 `(N, D)`.
         targets: int `(N,)`, 0…K-1.
         classes: K.
-        groups: row → group; rows of one group share a fold, so that a copy cannot vouch for a copy.
+        groups: row → group; rows of one group share a fold, so that no copy vouches for a copy, no patient for himself.
     """
     from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import StratifiedGroupKFold
 
-    groups = groups or {}
-    names = np.unique([groups.get(row, f"\0{row}") for row in range(len(targets))], return_inverse=True)[1]
     result = np.full((len(targets), classes), 0.0)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of classes smaller than the folds, and fits that have not quite converged
-        folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
-        for train, test in folds.split(vectors, targets, names):
+        warnings.simplefilter("ignore")  # of fits that have not quite converged
+        for train, test in folds(targets, groups or {}):
             mean, std = vectors[train].mean(axis=0), vectors[train].std(axis=0) + 1e-6
             fitted = LogisticRegression(C=STRENGTH, max_iter=200).fit((vectors[train] - mean) / std, targets[train])
-            result[np.ix_(test, fitted.classes_)] = fitted.predict_proba((vectors[test] - mean) / std)
+            judged = test[np.isin(targets[test], fitted.classes_)]
+            if len(judged):
+                result[np.ix_(judged, fitted.classes_)] = fitted.predict_proba((vectors[judged] - mean) / std)
     return result

@@ -30,6 +30,11 @@ class Subject:
     probabilities: np.ndarray | None = field(default=None, repr=False)
 
     @cached_property
+    def group_of_row(self) -> Mapping[int, str]:
+        """Row of `looks.data` → a name, of records that show one picture or are of one patient, video or sender."""
+        return {} if self.looks is None else bound_rows(self.looks.data, self.pairs)
+
+    @cached_property
     def class_of(self) -> Mapping[str, str]:
         """Key → class name, "" where unknown; of the other tasks what is known, in words."""
         return {record.key: labelled(self.data, record) for record in self.data.records}
@@ -83,3 +88,9 @@ def bound(records: Iterable[Record], pairs: Iterable[Pair]) -> dict[str, str]:
     """
     of_groups = [Pair(record.key, GROUP + record.group, "near") for record in records if record.group]
     return duplicates.groups([*pairs, *of_groups])
+
+
+def bound_rows(data: Dataset, pairs: Iterable[Pair]) -> dict[int, str]:
+    """As `bound`, by the rows of the data."""
+    of_key = bound(data.records, pairs)
+    return {row: of_key[record.key] for row, record in enumerate(data.records) if record.key in of_key}
