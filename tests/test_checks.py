@@ -304,6 +304,13 @@ def test_suspects_are_named_with_what_they_look_like() -> None:
 # ── pictures and shortcuts ──
 
 
+def test_masks_that_were_set_aside_are_no_damage() -> None:
+    refused = (Refusal("a_mask.png", "mask", "beside a.jpg"), Refusal("b.jpg", "truncated", "cut"))
+    damage, aside = CHECKS["unreadable"](Subject(data_of(records(None, cat=2, dog=2), refused=refused)))
+    assert (damage.severity, damage.records) == ("warning", ("b.jpg",))
+    assert (aside.severity, aside.records, aside.do) == ("note", ("a_mask.png",), "nothing, if that is meant so")
+
+
 @pytest.mark.parametrize(
     ("name", "facts"),
     [
