@@ -24,6 +24,7 @@ from opsin.checks import CHECKS, labels, looks, shortcuts
 from opsin.checks.subject import Subject
 from opsin.duplicates import SIDE, Pair
 from opsin.errors import CallError, DataError, MachineError
+from opsin.preprocessing import Preprocessing
 from opsin.sources import ArrayStore
 from opsin.vocabulary import SEVERITIES, Dataset, Finding, Record, Refusal, finished
 from test_duplicates import LEAKS, jpeg, scene
@@ -340,6 +341,19 @@ def test_what_is_measured_of_a_picture() -> None:
     assert [facts[f"border {c}"] for c in ("red", "green", "blue")] == [9, 99, 199]
     assert facts["border contrast"] == 0
     assert facts["blue"] == pytest.approx(picture[..., 2].mean())
+
+
+@pytest.mark.parametrize("size", [(300, 400), (900, 1200), (1600, 1700)])
+def test_what_is_measured_depends_on_no_format_and_on_no_probe(tmp_path: Path, size: tuple[int, int]) -> None:
+    blobs = np.random.default_rng(0).integers(0, 256, (60, 80, 3)).astype(np.uint8)
+    for name in ("a.jpg", "b.png"):
+        Image.fromarray(blobs).resize(size[::-1], Image.Resampling.BICUBIC).save(tmp_path / name, quality=95)
+    data = dataclasses.replace(data_of([Record("a.jpg", 0), Record("b.png", 1)]), store=sources.FolderStore(tmp_path))
+    probe = looks.Probe(Preprocessing(320), lambda prepared: np.zeros((len(prepared), 1), np.float32))
+    (alone, png), (beside, _) = (finished(looks.look(data, probe=each)).facts for each in (None, probe))
+    same = [at for at, name in enumerate(looks.FACTS) if name != "bytes"]
+    np.testing.assert_allclose(alone[same], png[same], rtol=0.06)
+    np.testing.assert_allclose(alone[same], beside[same], rtol=0.06)
 
 
 @pytest.mark.parametrize(
