@@ -17,8 +17,8 @@ from ..isolation import Decoder, Decoders
 from ..preprocessing import Preprocessing
 from ..vocabulary import Dataset, Record, Refusal, Work
 
-# What is measured of a picture; colours are means in 0…255, sharpness is the mean step between neighbours in a row. Both
-# are of pictures made equally small: a JPEG, which is reduced while it is decoded, must compare with a PNG.
+# What is measured of a picture; colours are means in 0…255, sharpness is the mean step between neighbours in a row.
+# Both are of pictures made equally small: a JPEG, which is reduced while it is decoded, must compare with a PNG.
 FACTS = ("width", "height", "bytes", "red", "green", "blue", "contrast", "sharpness",
          "border red", "border green", "border blue", "border contrast")  # fmt: skip
 BORDER = 0.04  # of the shorter side
