@@ -398,6 +398,22 @@ def test_paths_that_are_endless_are_refused_in_no_time(tmp_path) -> None:
     assert max(len(refusal.key) for refusal in data.refused) < 100
 
 
+def test_folders_of_few_bytes_do_not_fill_the_memory(tmp_path, monkeypatch) -> None:
+    def deep(folders: int) -> list[tuple]:
+        return [member("/".join([f"{n}{'x' * 30}"] * folders) + "/a.jpg", picture("x")) for n in range(1000)]
+
+    tracemalloc.start()
+    data = sources.read(raw_tar(tmp_path / "deep.tar.gz", GOOD_TAR + deep(100)))
+    assert tracemalloc.get_traced_memory()[1] < 60 << 20
+    tracemalloc.stop()
+    assert {refusal.code for refusal in data.refused} == {"too-long-path"}
+    path = raw_tar(tmp_path / "less.tar.gz", GOOD_TAR + deep(30))
+    assert len(sources.read(path)) == 1002
+    monkeypatch.setattr(archives, "MOST_LETTERS", 10 << 20)
+    with pytest.raises(DataError, match="too many folders, or too deep ones: expected names of at most 10,485,760"):
+        sources.read(path)
+
+
 def test_what_stands_before_a_zip_and_what_is_told_behind_its_entries(tmp_path) -> None:
     file = zipped(tmp_path / "set.zip", ["cat/1.jpg", "dog/1.jpg"])
     expected = sources.read(file).fingerprint
