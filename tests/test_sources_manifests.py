@@ -215,6 +215,17 @@ def test_parquet(tmp_path) -> None:
             sources.read(tmp_path / "set.parquet")
 
 
+def test_a_parquet_of_endless_rows_is_refused_before_they_are_made(tmp_path, monkeypatch) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    same = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 6_000_000, pyarrow.int8()), ["a.jpg"])
+    parquet.write_table(pyarrow.table({"image": same, "label": same}), tmp_path / "set.parquet")
+    assert (tmp_path / "set.parquet").stat().st_size < 100_000
+    monkeypatch.setattr(parquet.ParquetFile, "read", lambda self: pytest.fail("read"))
+    with pytest.raises(DataError, match="too many entries: expected at most 5,000,000, received 6,000,000"):
+        sources.read(tmp_path / "set.parquet")
+
+
 def test_parquet_without_pyarrow_names_the_extra(tmp_path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     (tmp_path / "set.parquet").write_bytes(b"PAR1")

@@ -44,7 +44,7 @@ def list_zip(store: ZipStore) -> Listing:
         DataError: for an archive of too many entries, or of folders that are too many and too deep.
     """
     infos = store.infos()
-    _refuse_many(len(infos), store.path)
+    refuse_many(len(infos), store.path)
     covered = _overlapping(infos)
     return _listing((_zip_item(store, info, covered) for info in infos), store.path)
 
@@ -55,11 +55,16 @@ def list_tar(store: TarStore) -> Listing:
     Raises:
         DataError: for an archive of too many entries, or of folders that are too many and too deep.
     """
-    _refuse_many(len(store.members), store.path)
+    refuse_many(len(store.members), store.path)
     return _listing((_tar_item(store, member) for member in store.members), store.path)
 
 
-def _refuse_many(n: int, path: object) -> None:
+def refuse_many(n: int, path: object) -> None:
+    """Refuse more entries, or rows, than any data set has.
+
+    Raises:
+        DataError: it names the path.
+    """
     if n > MOST_ENTRIES:
         raise DataError(f"{path} has too many entries", expected=f"at most {MOST_ENTRIES:,}", received=f"{n:,}")
 

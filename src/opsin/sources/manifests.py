@@ -24,6 +24,7 @@ from ..errors import CallError, DataError, MissingExtra, some
 from ..spreadsheets import bare
 from ..vocabulary import Dataset, Refusal, Split
 from . import layout, targets
+from .archives import refuse_many
 from .listing import Entry, File, in_threads, inside, picture_ending
 from .stores import FolderStore, escapes
 
@@ -180,7 +181,9 @@ def _parquet(path: Path) -> Table:
     except ImportError as error:
         raise MissingExtra("pyarrow, which reads Parquet,", "parquet") from error
     try:
-        table = pyarrow.parquet.read_table(path)
+        with pyarrow.parquet.ParquetFile(path) as file:
+            refuse_many(file.metadata.num_rows, path)  # a row can cost less than a hundredth of a byte, and a text 50
+            table = file.read()
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path} is not a whole Parquet file: {error}"[:300]) from error
     kinds = {field.name: field.type for field in table.schema}
