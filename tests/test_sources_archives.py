@@ -314,6 +314,40 @@ def test_a_header_that_claims_much_is_not_believed(tmp_path) -> None:
         sources.read(path)
 
 
+def claiming(kind: bytes, size: int) -> bytes:
+    """A member whose header claims a size that is not there, in base 256 where it is large."""
+    info = tarfile.TarInfo("cat/2.jpg")
+    info.type = kind
+    header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    header[124:136] = b"\x80" + size.to_bytes(11, "big")
+    header[148:156] = b"%06o\0 " % (sum(header[:148] + b" " * 8 + header[156:]))
+    return bytes(header)
+
+
+@pytest.mark.parametrize("size", [1 << 20, 1 << 62, 1 << 80])
+@pytest.mark.parametrize("kind", [b"0", b"Z", b"g", b"x", b"L", b"D"])
+def test_a_size_that_is_not_there_is_a_cut_tar(tmp_path, kind: bytes, size: int) -> None:
+    whole = raw_tar(tmp_path / "set.tar", GOOD_TAR).read_bytes()
+    (tmp_path / "set.tar").write_bytes(claiming(kind, size) + whole)
+    with pytest.raises(DataError, match="not a whole tar: it ends inside cat/2"):
+        sources.read(tmp_path / "set.tar")
+
+
+@pytest.mark.parametrize("kind", [b"1", b"2", b"3", b"4", b"5", b"6"])
+def test_what_has_no_bytes_may_claim_any_size(tmp_path, kind: bytes) -> None:
+    whole = raw_tar(tmp_path / "set.tar", GOOD_TAR).read_bytes()
+    (tmp_path / "set.tar").write_bytes(claiming(kind, 1 << 62) + whole)
+    assert keys(sources.read(tmp_path / "set.tar")) == ["cat/1.jpg", "dog/1.jpg"]
+
+
+@pytest.mark.parametrize("size", ["9" * 5000, "\u0663", "-1", "1.5"])
+def test_a_pax_size_that_is_none(tmp_path, size: str) -> None:
+    info, content = member("cat/2.jpg", picture("x"))
+    info.pax_headers = {"size": size}
+    with pytest.raises(DataError, match="is no size"):
+        sources.read(raw_tar(tmp_path / "set.tar", [*GOOD_TAR, (info, content)]))
+
+
 def test_a_tar_that_unpacks_to_too_much_leaves_nothing(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(tars, "SMALL", 1 << 20)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
