@@ -92,7 +92,7 @@ def test_an_item_that_cannot_be_read_is_refused_alone(error: type[Exception]) ->
     assert [(refusal.key, refusal.code) for refusal in data.refused] == [("000003", "unreadable")]
     assert f"item 3 cannot be read: {error.__name__}: " in data.refused[0].reason
     assert len(data) == 11
-    with pytest.raises(DataError, match=f"that cannot be read: item 3 cannot be read: {error.__name__}"):
+    with pytest.raises(DataError, match=f"that cannot be read: item 0 cannot be read: {error.__name__}"):
         sources.read(type("Worse", (Broken,), {"__getitem__": lambda self, index: Broken()[3]})())
     data.store.places["x"] = (Broken(), 3)
     with pytest.raises(PictureError):
