@@ -21,6 +21,11 @@ from opsin.vocabulary import Refusal
 # ── layouts ──
 
 
+def test_class_names_of_more_digits_than_python_reads() -> None:
+    long = "9" * 5000
+    assert sources.layout.in_order({long, "10", "9"}) == ("10", "9", long)
+
+
 def test_class_folders(tmp_path) -> None:
     for source in both(tmp_path, ["dog/2.jpg", "cat/a/b/1.jpg", "cat/1.jpg"]):
         data = sources.read(source)

@@ -176,6 +176,17 @@ def test_links_out_of_the_tables_folder_are_refused(tmp_path) -> None:
     assert "in.jpg" in keys(data)
 
 
+def test_a_link_to_another_drive_is_refused_as_any_that_leads_out(tmp_path, monkeypatch) -> None:
+    path = table(tmp_path, lines("image,label"))
+
+    def fails(_: object) -> str:
+        raise ValueError("Paths don't have the same drive")
+
+    monkeypatch.setattr("os.path.commonpath", fails)
+    with pytest.raises(DataError, match="received 8 link"):
+        sources.read(path)
+
+
 def test_paths_as_windows_writes_them(tmp_path) -> None:
     rows = [(".\\" + name.replace("/", "\\"), label) for name, label in ROWS]
     assert keys(sources.read(table(tmp_path, lines("image,label", rows=rows)))) == NAMES

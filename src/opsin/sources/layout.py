@@ -18,6 +18,7 @@ SPLIT_NAMES: dict[str, Split] = {
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+MOST_DIGITS = 640  # of a class that is a number: longer texts Python may refuse to take for one
 LAYOUTS = (
     "Give a folder or zip with a folder for each class (cat/1.jpg, dog/2.jpg), "
     "or with those below train/, val/ and test/"
@@ -163,6 +164,7 @@ def in_order(names: Iterable[str]) -> tuple[str, ...]:
     """
     listed = sorted(names)
     whole = all(name.isascii() and name.lstrip("-").isdigit() and name.rfind("-") < 1 for name in listed)
+    whole = whole and all(len(name) <= MOST_DIGITS for name in listed)
     return tuple(sorted(listed, key=int) if whole else listed)
 
 
