@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -57,6 +58,23 @@ def test_split_folders_by_any_of_their_names(tmp_path, train: str, val: str, tes
         assert data.classes == ("cat", "dog")
         assert (len(data.train), len(data.val), len(data.test)) == (8, 4, 4)
         assert keys(data) == sorted(names)
+
+
+class Place:
+    """A path that is no Path, as py.path's or a cloud library's."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+
+def test_whatever_says_where_it_is_can_be_read(tmp_path) -> None:
+    for source in both(tmp_path, SPLIT):
+        assert sources.read(Place(source)).records == sources.read(source).records
+    with pytest.raises(CallError, match="gone does not exist"):
+        sources.read(Place(tmp_path / "gone"))
 
 
 def test_a_folder_and_a_zip_of_it_are_one_data_set(tmp_path) -> None:

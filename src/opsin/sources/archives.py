@@ -13,12 +13,13 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..errors import DataError, PictureError
 from ..vocabulary import Refusal
 from .listing import HEAD, Entry, Listing, hidden, unfit
 from .stores import UNIX, ZipStore, entry_name, escapes
-from .tars import Member, TarStore
+from .tars import Member, TarStore, is_tar
 
 MOST_ENTRIES = 5_000_000  # ImageNet has 1.4 million
 MOST_RATIO = 300  # unpacked to packed; deflate reaches 1,032, and pictures about 1
@@ -35,6 +36,21 @@ class _Item:
     folder: bool
     problem: Refusal | None
     examine: Callable[[], Entry | Refusal]
+
+
+def opened(path: Path) -> tuple[ZipStore | TarStore, Listing]:
+    """An archive, by its name a tar and else a zip, and what lies in it.
+
+    Raises:
+        DataError: it is broken, or has too many entries.
+        MachineError: there is no space to unpack it.
+    """
+    store = TarStore(path) if is_tar(path) else ZipStore(path)
+    try:
+        return store, list_tar(store) if isinstance(store, TarStore) else list_zip(store)
+    except BaseException:
+        store.close()  # Windows would not let its owner delete or mend it
+        raise
 
 
 def list_zip(store: ZipStore) -> Listing:

@@ -12,10 +12,10 @@ import numpy as np
 from ..errors import CallError, DataError, PictureError
 from ..vocabulary import Refusal, Store
 from . import manifests
-from .archives import list_tar, list_zip
-from .listing import Listing, list_folder
-from .stores import FolderStore, ZipStore
-from .tars import TarStore, is_tar
+from .archives import opened
+from .listing import list_folder
+from .stores import FolderStore
+from .tars import is_tar
 
 
 def holds_many(source: str | Path) -> bool:
@@ -39,18 +39,12 @@ def pictures(source: str | Path) -> tuple[Store, list[str], list[Refusal]]:
         )
     if not holds_many(path):
         return FolderStore(path.parent), [path.name], []
-    store, listing = _looked_into(path)
-    return store, sorted(entry.key for entry in listing.entries), sorted(listing.refused, key=lambda r: r.key)
-
-
-def _looked_into(path: Path) -> tuple[Store, Listing]:
+    store: Store
     if path.is_dir():
-        return FolderStore(path), list_folder(path, checksums=False)
-    if is_tar(path):
-        tar = TarStore(path)
-        return tar, list_tar(tar)
-    packed = ZipStore(path)
-    return packed, list_zip(packed)
+        store, listing = FolderStore(path), list_folder(path, checksums=False)
+    else:
+        store, listing = opened(path)
+    return store, sorted(entry.key for entry in listing.entries), sorted(listing.refused, key=lambda r: r.key)
 
 
 class Gathered:

@@ -64,7 +64,7 @@ def read(path: Path, columns: Columns) -> Dataset:
             where groups are asked for.
         MissingExtra: pyarrow, for Parquet.
     """
-    table = _parquet(path) if path.suffix.lower() == ".parquet" else _csv(path)
+    table = _table(path)
     root = path.resolve().parent
     chosen, notes = _chosen(table, columns, root, path)
     rows, refused = _rows(table, chosen, root)
@@ -98,7 +98,7 @@ def paths(path: Path) -> tuple[Path, list[str], list[Refusal]]:
         DataError: no table, or no column of pictures.
         MissingExtra: pyarrow, for Parquet.
     """
-    table = _parquet(path) if path.suffix.lower() == ".parquet" else _csv(path)
+    table = _table(path)
     root = path.resolve().parent
     written = table[_picture_column(table, root, path)]
     keys = dict.fromkeys(_key(each, root) for each in written)
@@ -108,6 +108,10 @@ def paths(path: Path) -> tuple[Path, list[str], list[Refusal]]:
 
 
 # ── the table ──
+
+
+def _table(path: Path) -> Table:
+    return _parquet(path) if path.suffix.lower() == ".parquet" else _csv(path)
 
 
 def _csv(path: Path) -> Table:
