@@ -9,7 +9,8 @@
     │   └── MissingExtra               5     an optional part is not installed
     └── Interrupted                  130     the user stopped it; what was done is kept
 
-A message says what was expected, what was received and what to do. `assert` is for our own invariants only.
+A message says what was expected, what was received and what to do. `assert` is for our own invariants only. Whatever
+else is raised is a fault of opsin's own: the command shows its traceback, with exit code 70.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ TELLS = 1e-4  # probability that such a distance is chance
 def copies(subject: Subject) -> list[Finding]:
     """The same bytes or pixels, within and across splits."""
     exact = [pair for pair in subject.pairs if pair.kind != "near"]
-    return _twice(subject, exact, [*together(exact)], "copies", "exact copies")
+    return _twice(subject, exact, together(exact), "copies", "exact copies")
 
 
 def near(subject: Subject) -> list[Finding]:
@@ -56,10 +56,10 @@ def _twice(
     divided = {group: len({subject.split_of[key] for key in group}) > 1 for group in groups}
     found = []
     for tell, apart in ((_across, True), (_within, False)):
-        if some_groups := tuple(group for group in groups if divided[group] == apart):
-            keys = tuple(sorted(key for group in some_groups for key in group))
+        if chosen := tuple(group for group in groups if divided[group] == apart):
+            keys = tuple(sorted(key for group in chosen for key in group))
             details = {key: likeness[key] for key in keys if key in likeness}
-            found.append(Finding(kind, *tell(subject, some_groups, kind, called), keys, some_groups, details))
+            found.append(Finding(kind, *tell(subject, chosen, kind, called), keys, chosen, details))
     return found
 
 
