@@ -17,12 +17,14 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from made import JPEG, POSIX
 from opsin import checks, duplicates, sources
 from opsin.app import cli
 from opsin.checks import CHECKS, labels, looks, shortcuts
 from opsin.checks.subject import Subject
 from opsin.duplicates import SIDE, Pair
 from opsin.errors import CallError, DataError, MachineError
+from opsin.preprocessing import Preprocessing
 from opsin.sources import ArrayStore
 from opsin.vocabulary import SEVERITIES, Dataset, Finding, Record, Refusal, finished
 from test_duplicates import LEAKS, jpeg, scene
@@ -68,6 +70,13 @@ def folder(tmp_path: Path) -> Path:
 def found(findings: tuple[Finding, ...] | list[Finding], kind: str) -> Finding:
     (finding,) = (finding for finding in findings if finding.kind == kind)
     return finding
+
+
+def folder_of(files: dict[str, bytes], root: Path) -> Path:
+    """Files that begin like JPEGs."""
+    for name, content in files.items():
+        (root / name).write_bytes(JPEG + content)
+    return root
 
 
 # ── all of it ──
@@ -177,8 +186,42 @@ def test_train_and_test_that_differ_are_told_by_what() -> None:
 def test_leaks_count_test_pictures_once() -> None:
     rows = [*records("train", cat=2), *records("test", cat=2)]
     keys = [record.key for record in rows]
-    pairs = [Pair(keys[0], keys[2], "bytes"), Pair(keys[1], keys[2], "near"), Pair(keys[2], keys[3], "near")]
+    pairs = [Pair(keys[0], keys[2], "bytes"), Pair(keys[1], keys[2], "near")]
     assert checks.splits.leaks(Subject(data_of(rows)), pairs) == {keys[2]}
+
+
+def test_every_copy_in_the_test_is_a_leak_whichever_stands_first() -> None:
+    rows = [*records("test", cat=4), *records("train", cat=3)]
+    test, train = ([record.key for record in rows if record.split == split] for split in ("test", "train"))
+    exact = [Pair(test[0], other, "bytes") for other in (test[1], test[2], train[0])]
+    subject = Subject(data_of(rows), None, exact)
+    assert checks.splits.leaks(subject, exact) == set(test[:3])
+    (finding,) = CHECKS["copies"](subject)
+    assert (finding.severity, finding.text.partition(": ")[2][:6], finding.together) == (
+        "error", "3 of 4", ((*test[:3], train[0]),))  # fmt: skip
+    assert "75.0 points too good" in finding.effect
+
+
+def test_what_is_like_one_copy_is_like_all_of_them() -> None:
+    rows = [*records("train", cat=2, dog=1), *records("test", cat=2)]
+    cat, other, dog, copy, _ = (record.key for record in rows)
+    pairs = [Pair(cat, copy, "bytes"), Pair(cat, other, "near", 0.95), Pair(copy, dog, "near", 0.94)]
+    subject = Subject(data_of(rows), None, pairs)
+    (near,) = CHECKS["near"](subject)
+    assert (near.severity, near.together) == ("error", (tuple(sorted((cat, other, dog, copy))),))
+    (wrong,) = CHECKS["contradictions"](subject)
+    assert (wrong.severity, set(wrong.records)) == ("warning", {cat, copy, dog})
+    assert wrong.text == "1 picture with two classes, 0 of them as exact copies"
+
+
+def test_all_copies_of_a_picture_with_two_classes_are_named() -> None:
+    rows = records("train", cat=2, dog=1)
+    one, two, dog = (record.key for record in rows)
+    (wrong,) = CHECKS["contradictions"](
+        Subject(data_of(rows), None, [Pair(one, two, "bytes"), Pair(one, dog, "pixels")])
+    )
+    assert (wrong.severity, wrong.together) == ("error", ((one, two, dog),))
+    assert wrong.text == "1 picture with two classes, 1 of them as exact copies"
 
 
 # ── labels ──
@@ -217,6 +260,40 @@ def test_copies_do_not_vouch_for_one_another() -> None:
     assert right[1] < 0.7
 
 
+def test_a_patient_does_not_vouch_for_himself() -> None:
+    rng = np.random.default_rng(0)
+    rows = [dataclasses.replace(r, group=f"p{at // 4}") for at, r in enumerate(records(None, cat=40, dog=40))]
+    faces = np.repeat(rng.normal(size=(20, 2000)), 4, axis=0) + rng.normal(0, 0.01, (80, 2000))
+    patients = dataclasses.replace(seen(rows), vectors=faces.astype(np.float32))
+    alone = dataclasses.replace(patients, data=data_of(records(None, cat=40, dog=40)))
+    right = [
+        (checks._probabilities(each, []).argmax(axis=1) == np.arange(80) // 40).mean() for each in (alone, patients)
+    ]
+    assert right[0] == 1
+    assert right[1] < 0.8
+
+
+@pytest.mark.parametrize(("counts", "opinions"), [((3, 3), 6), ((1, 9), 8), ((1, 3, 4), 7), ((1, 1), 0), ((2, 0), 0)])
+def test_few_pictures_have_few_opinions_and_no_error(counts: tuple[int, ...], opinions: int) -> None:
+    """None of a class that only its own fold has, and none in a fold whose others are of one class."""
+    names = ("cat", "dog", "fox")[: len(counts)]
+    rows = records(None, **dict(zip(names, counts)))
+    vectors = np.random.default_rng(0).normal(size=(len(rows), 8)).astype(np.float32)
+    probabilities = labels.out_of_fold(vectors, np.array([r.target for r in rows]), len(counts))
+    assert np.count_nonzero(probabilities.any(axis=1)) == opinions
+    few = dataclasses.replace(seen(rows), data=data_of(rows, names), vectors=vectors)
+    told = CHECKS["labels"](Subject(few.data, few, (), probabilities))
+    assert any("not looked for: suspect labels" in finding.text for finding in told) == (opinions == 0)
+
+
+def test_no_opinion_makes_no_label_suspect() -> None:
+    rows = records(None, cat=19, dog=21)
+    probabilities = np.array([[0.9, 0.1]] * 19 + [[0.1, 0.9]] * 19 + [[0.0, 0.0], [0.95, 0.05]])
+    (finding,) = CHECKS["labels"](Subject(data_of(rows), seen(rows), (), probabilities))
+    assert finding.records == (rows[-1].key,)
+    assert finding.text.startswith("1 of 39 (2.6 %) labels are suspect")
+
+
 def test_suspects_are_named_with_what_they_look_like() -> None:
     rows = records(None, cat=20, dog=20)
     probabilities = np.array([[0.9, 0.1]] * 20 + [[0.1, 0.9]] * 19 + [[0.95, 0.05]])
@@ -226,6 +303,13 @@ def test_suspects_are_named_with_what_they_look_like() -> None:
 
 
 # ── pictures and shortcuts ──
+
+
+def test_masks_that_were_set_aside_are_no_damage() -> None:
+    refused = (Refusal("a_mask.png", "mask", "beside a.jpg"), Refusal("b.jpg", "truncated", "cut"))
+    damage, aside = CHECKS["unreadable"](Subject(data_of(records(None, cat=2, dog=2), refused=refused)))
+    assert (damage.severity, damage.records) == ("warning", ("b.jpg",))
+    assert (aside.severity, aside.records, aside.do) == ("note", ("a_mask.png",), "nothing, if that is meant so")
 
 
 @pytest.mark.parametrize(
@@ -259,6 +343,19 @@ def test_what_is_measured_of_a_picture() -> None:
     assert facts["blue"] == pytest.approx(picture[..., 2].mean())
 
 
+@pytest.mark.parametrize("size", [(300, 400), (900, 1200), (1600, 1700)])
+def test_what_is_measured_depends_on_no_format_and_on_no_probe(tmp_path: Path, size: tuple[int, int]) -> None:
+    blobs = np.random.default_rng(0).integers(0, 256, (60, 80, 3)).astype(np.uint8)
+    for name in ("a.jpg", "b.png"):
+        Image.fromarray(blobs).resize(size[::-1], Image.Resampling.BICUBIC).save(tmp_path / name, quality=95)
+    data = dataclasses.replace(data_of([Record("a.jpg", 0), Record("b.png", 1)]), store=sources.FolderStore(tmp_path))
+    probe = looks.Probe(Preprocessing(320), lambda prepared: np.zeros((len(prepared), 1), np.float32))
+    (alone, png), (beside, _) = (finished(looks.look(data, probe=each)).facts for each in (None, probe))
+    same = [at for at, name in enumerate(looks.FACTS) if name != "bytes"]
+    np.testing.assert_allclose(alone[same], png[same], rtol=0.06)
+    np.testing.assert_allclose(alone[same], beside[same], rtol=0.06)
+
+
 @pytest.mark.parametrize(
     ("name", "facts"),
     [
@@ -286,6 +383,26 @@ def test_file_types_are_a_shortcut_too() -> None:
     usual = dataclasses.replace(seen(rows), formats=("PNG",) * 60 + ("JPEG",) * 60)
     (finding,) = CHECKS["shortcuts"](Subject(usual.data, usual))
     assert "the file's type alone tells the class of 100.0%" in finding.text
+
+
+def test_classes_of_few_pictures_are_folded_all_the_same() -> None:
+    names = tuple(f"c{number:02d}" for number in range(30))
+    rows = records(None, **dict.fromkeys(names, 4))
+    usual = dataclasses.replace(seen(rows), data=data_of(rows, names))
+    assert CHECKS["shortcuts"](Subject(usual.data, usual)) == []
+
+
+def test_what_tells_patients_apart_is_no_shortcut_to_the_class() -> None:
+    """Each patient has a width of his own: it tells whom one sees, and so the class of whoever was seen before."""
+    rows = records(None, cat=60, dog=60)
+    widths = np.random.default_rng(0).permutation(12).repeat(10) * 50.0 + 100
+    usual = seen(rows, width=widths)
+    assert "the picture's size" in CHECKS["shortcuts"](Subject(usual.data, usual))[0].text
+    grouped = [dataclasses.replace(r, group=f"p{at // 10}") for at, r in enumerate(rows)]
+    usual = dataclasses.replace(usual, data=data_of(grouped))
+    assert CHECKS["shortcuts"](Subject(usual.data, usual)) == []
+    one = dataclasses.replace(usual, data=data_of([dataclasses.replace(r, group="p") for r in rows]))
+    assert found(CHECKS["shortcuts"](Subject(one.data, one)), "shortcuts").severity == "note"
 
 
 def test_few_pictures_have_no_shortcuts() -> None:
@@ -348,7 +465,8 @@ def test_choices_in_a_browser_become_fixes_that_are_read(tmp_path: Path) -> None
     acts = """<script>
       const boxes = document.querySelectorAll("select"), kept = [];
       URL.createObjectURL = blob => { kept.push(blob); return "#"; };
-      boxes[0].selectedIndex = 3; boxes[0].dispatchEvent(new Event("change"));
+      boxes[1].selectedIndex = 2; boxes[1].dispatchEvent(new Event("change"));
+      boxes[0].selectedIndex = 2; boxes[0].dispatchEvent(new Event("change"));
       document.getElementById("save").click();
       kept[0].text().then(text => { document.title = "saved:" + btoa(unescape(encodeURIComponent(text))); });
     </script>"""
@@ -359,7 +477,9 @@ def test_choices_in_a_browser_become_fixes_that_are_read(tmp_path: Path) -> None
     saved = re.search(r"<title>saved:([^<]*)</title>", done.stdout)
     assert saved, done.stdout[-500:]
     (tmp_path / "fixes.csv").write_bytes(base64.b64decode(saved[1]))
-    assert checks.read_fixes(tmp_path / "fixes.csv") == {f"{EVIL}.jpg": checks.Fix("relabel", EVIL, "near")}
+    fixed = checks.read_fixes(tmp_path / "fixes.csv")
+    assert fixed.pop(f"{EVIL}.jpg") == checks.Fix("relabel", EVIL, "near")
+    assert [*fixed.values()] == [checks.Fix("same-group", f"{EVIL}.jpg", "near")]
 
 
 # ── fixes ──
@@ -395,9 +515,30 @@ def test_fixes_make_a_new_table_and_change_nothing_else(folder: Path, tmp_path: 
         checks.apply(data, {}, folder / "fixed.csv")
 
 
+def test_the_same_group_divides_no_patient(tmp_path: Path) -> None:
+    groups = {"a": "p3", "b": "p3", "c": "p7", "d": "p7", "e": "p7", "f": None, "g": None, "h": None, "i": "p9"}
+    root = folder_of({f"{key}.jpg": key.encode() for key in groups}, tmp_path)
+    data = data_of([Record(f"{key}.jpg", at % 2, None, group) for at, (key, group) in enumerate(groups.items())])
+    asked = {"c.jpg": "a.jpg", "g.jpg": "f.jpg", "h.jpg": "p9"}
+    checks.apply(data, {key: checks.Fix("same-group", value) for key, value in asked.items()}, root / "new.csv")
+    after = {record.key[0]: record.group for record in sources.read(root / "new.csv").records}
+    assert after == dict.fromkeys("abcde", "p3") | dict.fromkeys("fg", "f.jpg") | dict.fromkeys("hi", "p9")
+
+
+@POSIX
+def test_fixes_of_names_in_any_bytes_are_read_again(tmp_path: Path) -> None:
+    names = ["\udcfc.jpg", "ü.jpg", "\udce4.jpg", "b.jpg"]
+    root = folder_of({name: bytes([at]) for at, name in enumerate(names)}, tmp_path)
+    data = data_of([Record(name, at % 2) for at, name in enumerate(names)])
+    checks.apply(data, {"b.jpg": checks.Fix("relabel", "cat")}, root / "new.csv")
+    after = sources.read(root / "new.csv")
+    assert ({r.key: r.target for r in after.records}, after.refused) == (dict(zip(names, (0, 1, 0, 0))), ())
+
+
 @pytest.mark.parametrize(
     ("row", "says"),
     [
+        (("train/a/02.jpg", "same-group", "", ""), "expected another record, or a name"),
         (("train/a/02.jpg", "delete", "", ""), "one of keep, exclude"),
         (("train/a/none.jpg", "exclude", "", ""), "does not have"),
         (("train/a/02.jpg", "relabel", "fox", ""), "one of a, b"),

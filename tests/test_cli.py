@@ -343,6 +343,37 @@ def test_json_errors(here, capsys, tmp_path, monkeypatch, arguments, kind: str, 
     assert error["message"]
 
 
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        (OSError(errno.ENAMETOOLONG, "File name too long", "x" * 300), 5, "the system refuses: [Errno"),
+        (MemoryError("Unable to allocate 9 TiB"), 5, "not enough memory: Unable to allocate 9 TiB"),
+        (ZeroDivisionError("by chance"), 70, "a fault of opsin"),
+    ],
+)
+def test_what_nobody_foresaw_never_looks_like_a_gate(
+    monkeypatch, capsys, error: Exception, code: int, says: str
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("opsin.sources.read", fails)
+    assert cli.run(["check", "pics"]) == code
+    told = capsys.readouterr().err
+    assert says in told
+    assert ("Traceback" in told and "in fails" in told) == (code == 70)
+    assert cli.run(["check", "pics", "--json"]) == code
+    failed = strict(capsys.readouterr().out)["error"]
+    assert (failed["exit_code"], says in failed["message"]) == (code, True)
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x" * 300 + ".csv", "a/" + "x" * 300])
+def test_a_name_that_no_file_can_have_is_no_fault_of_the_machine(tmp_path, monkeypatch, capsys, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.run(["check", name]) == 2
+    assert name[:20] in capsys.readouterr().err
+
+
 # ── the data is wrong ──
 
 

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +20,11 @@ from opsin.sources import listing
 from opsin.vocabulary import Refusal
 
 # ── layouts ──
+
+
+def test_class_names_of_more_digits_than_python_reads() -> None:
+    long = "9" * 5000
+    assert sources.layout.in_order({long, "10", "9"}) == ("10", "9", long)
 
 
 def test_class_folders(tmp_path) -> None:
@@ -35,14 +41,40 @@ def test_class_folders(tmp_path) -> None:
             assert (record.size, record.crc) == (len(content), zlib.crc32(content))
 
 
-@pytest.mark.parametrize("val", ["val", "Valid", "VALIDATION"])
-def test_split_folders_by_any_of_their_names(tmp_path, val: str) -> None:
-    names = [name.replace("val/", val + "/").replace("train/", "Train/") for name in SPLIT]
+@pytest.mark.parametrize(
+    ("train", "val", "test"),
+    [
+        ("Train", "val", "test"),
+        ("Train", "VALIDATION", "Test"),
+        ("Training", "Valid", "Testing"),
+        ("train", "dev", "test"),
+    ],
+)
+def test_split_folders_by_any_of_their_names(tmp_path, train: str, val: str, test: str) -> None:
+    other = {"train": train, "val": val, "test": test}
+    names = [name.replace(part, other[part], 1) for name in SPLIT for part in [name.partition("/")[0]]]
     for source in both(tmp_path, names):
         data = sources.read(source)
+        assert data.classes == ("cat", "dog")
         assert (len(data.train), len(data.val), len(data.test)) == (8, 4, 4)
-        assert data.records[0].key.startswith("Train/cat/")
         assert keys(data) == sorted(names)
+
+
+class Place:
+    """A path that is no Path, as py.path's or a cloud library's."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+
+def test_whatever_says_where_it_is_can_be_read(tmp_path) -> None:
+    for source in both(tmp_path, SPLIT):
+        assert sources.read(Place(source)).records == sources.read(source).records
+    with pytest.raises(CallError, match="gone does not exist"):
+        sources.read(Place(tmp_path / "gone"))
 
 
 def test_a_folder_and_a_zip_of_it_are_one_data_set(tmp_path) -> None:

@@ -18,7 +18,7 @@ import pytest
 from conftest import shared
 from made import JPEG, SPLIT, both, codes, folder, keys, picture, zipped
 from opsin import sources
-from opsin.errors import DataError, PictureError
+from opsin.errors import CallError, DataError, PictureError
 from opsin.sources import archives, listing, stores, tars
 from tiny import digests
 
@@ -294,10 +294,58 @@ def test_of_two_members_with_one_name_the_last_counts(tmp_path) -> None:
     assert data.store.read("cat/1.jpg") == picture("later")
 
 
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_of_one_name_twice_the_entry_that_counts_is_gathered(tmp_path) -> None:
+    paths = [
+        raw_zip(tmp_path / "twice.zip", [*GOOD, (entry("cat/1.jpg"), picture("later"))]),
+        raw_tar(tmp_path / "twice.tar", [*GOOD_TAR, member("cat/1.jpg", picture("later"))]),
+    ]
+    for path in paths:
+        found = sources.gather([path], whole=False)
+        assert {name: found.read(name) for name in found.places} == {
+            "cat/1.jpg": picture("later"), "dog/1.jpg": picture("2")}  # fmt: skip
+    with pytest.raises(CallError, match="one path, received 2"):
+        sources.gather(paths, whole=False)
+
+
 def test_a_header_that_claims_much_is_not_believed(tmp_path) -> None:
     path = raw_tar(tmp_path / "long.tar", [member("x" * 100_000, picture("x"))], tarfile.GNU_FORMAT)
     with pytest.raises(DataError, match="a header claims 100,001 bytes"):
         sources.read(path)
+
+
+def claiming(kind: bytes, size: int) -> bytes:
+    """A member whose header claims a size that is not there, in base 256 where it is large."""
+    info = tarfile.TarInfo("cat/2.jpg")
+    info.type = kind
+    header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    header[124:136] = b"\x80" + size.to_bytes(11, "big")
+    header[148:156] = b"%06o\0 " % (sum(header[:148] + b" " * 8 + header[156:]))
+    return bytes(header)
+
+
+@pytest.mark.parametrize("size", [1 << 20, 1 << 62, 1 << 80])
+@pytest.mark.parametrize("kind", [b"0", b"Z", b"g", b"x", b"L", b"D"])
+def test_a_size_that_is_not_there_is_a_cut_tar(tmp_path, kind: bytes, size: int) -> None:
+    whole = raw_tar(tmp_path / "set.tar", GOOD_TAR).read_bytes()
+    (tmp_path / "set.tar").write_bytes(claiming(kind, size) + whole)
+    with pytest.raises(DataError, match="not a whole tar: it ends inside cat/2"):
+        sources.read(tmp_path / "set.tar")
+
+
+@pytest.mark.parametrize("kind", [b"1", b"2", b"3", b"4", b"5", b"6"])
+def test_what_has_no_bytes_may_claim_any_size(tmp_path, kind: bytes) -> None:
+    whole = raw_tar(tmp_path / "set.tar", GOOD_TAR).read_bytes()
+    (tmp_path / "set.tar").write_bytes(claiming(kind, 1 << 62) + whole)
+    assert keys(sources.read(tmp_path / "set.tar")) == ["cat/1.jpg", "dog/1.jpg"]
+
+
+@pytest.mark.parametrize("size", ["9" * 5000, "\u0663", "-1", "1.5"])
+def test_a_pax_size_that_is_none(tmp_path, size: str) -> None:
+    info, content = member("cat/2.jpg", picture("x"))
+    info.pax_headers = {"size": size}
+    with pytest.raises(DataError, match="is no size"):
+        sources.read(raw_tar(tmp_path / "set.tar", [*GOOD_TAR, (info, content)]))
 
 
 def test_a_tar_that_unpacks_to_too_much_leaves_nothing(tmp_path, monkeypatch) -> None:
@@ -382,6 +430,22 @@ def test_paths_that_are_endless_are_refused_in_no_time(tmp_path) -> None:
     assert len(data) == 2
     assert [refusal.code for refusal in data.refused] == ["too-long-path"] * 21
     assert max(len(refusal.key) for refusal in data.refused) < 100
+
+
+def test_folders_of_few_bytes_do_not_fill_the_memory(tmp_path, monkeypatch) -> None:
+    def deep(folders: int) -> list[tuple]:
+        return [member("/".join([f"{n}{'x' * 30}"] * folders) + "/a.jpg", picture("x")) for n in range(1000)]
+
+    tracemalloc.start()
+    data = sources.read(raw_tar(tmp_path / "deep.tar.gz", GOOD_TAR + deep(100)))
+    assert tracemalloc.get_traced_memory()[1] < 60 << 20
+    tracemalloc.stop()
+    assert {refusal.code for refusal in data.refused} == {"too-long-path"}
+    path = raw_tar(tmp_path / "less.tar.gz", GOOD_TAR + deep(30))
+    assert len(sources.read(path)) == 1002
+    monkeypatch.setattr(archives, "MOST_LETTERS", 10 << 20)
+    with pytest.raises(DataError, match="too many folders, or too deep ones: expected names of at most 10,485,760"):
+        sources.read(path)
 
 
 def test_what_stands_before_a_zip_and_what_is_told_behind_its_entries(tmp_path) -> None:

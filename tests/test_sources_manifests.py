@@ -45,11 +45,38 @@ def test_encodings_and_separators(tmp_path, encoding: str, separator: str) -> No
     assert sources.read(table(tmp_path, text, encoding=encoding)).classes == ("café", "dog")
 
 
+@POSIX
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_a_name_that_is_no_utf8_spoils_no_other(tmp_path, mark: str) -> None:
+    names = ["kät/\udce9.jpg", "kät/ü.jpg", "hund/1.jpg", "hund/ß.jpg"] + ["hund/\udce9.jpg"] * bool(mark)
+    folder(tmp_path, names)
+    text = mark + lines("path,label", rows=[(name, name.partition("/")[0]) for name in names])
+    (tmp_path / "set.csv").write_bytes(text.encode("utf-8", "surrogateescape"))
+    data = sources.read(tmp_path / "set.csv")
+    assert (data.classes, data.refused, set(keys(data))) == (("hund", "kät"), (), set(names))
+
+
+@pytest.mark.parametrize("words", ["Äpfel,Größe", "café – “CAFÉ” «É»", "naïve", "prix : 5 €", "ÉCOLE É”"])
+def test_what_a_western_windows_wrote_is_read_as_that(tmp_path, words: str) -> None:
+    rows = [(name, f'"{words}"' if label == "cat" else label) for name, label in ROWS]
+    data = sources.read(table(tmp_path, lines("file,class", rows=rows), encoding="cp1252"))
+    assert set(data.classes) == {words, "dog"}
+
+
 def test_columns_are_found_by_what_is_in_them(tmp_path) -> None:
     rows = [(name, f"{label},{number},same") for number, (name, label) in enumerate(ROWS)]
     data = sources.read(table(tmp_path, lines("x,y,z,w", rows=rows)))
     assert data.counts() == {"cat": 4, "dog": 4}
     assert "'x', classes from 'y'; not used: 'z', 'w'" in data.notes[0]
+
+
+def test_a_column_of_captions_is_no_column_of_paths(tmp_path) -> None:
+    rows = [(name, f"{label},{label} {'on a very long sofa ' * 40}{name}") for name, label in ROWS]
+    data = sources.read(table(tmp_path, lines("x,label,caption", rows=rows)))
+    assert data.notes == ("pictures from column 'x', classes from 'label'; not used: 'caption'",)
+    with pytest.raises(DataError, match="no pictures"):
+        sources.read(tmp_path / "set.csv", picture="caption")
+    assert list(sources.gather([tmp_path / "set.csv"], whole=False).places) == NAMES
 
 
 def test_columns_can_be_named(tmp_path) -> None:
@@ -78,10 +105,40 @@ def test_split_and_group_columns(tmp_path) -> None:
     assert "4 groups" in data.notes
     assert {r.group for r in sources.read(path).records} == {None}
     assert [r.group for r in sources.read(path, group=r"(\d)\.jpg").records] == [str(i) for i in range(8)]
-    other = table(tmp_path, lines("path,label,split,group", rows=[(n, f"{c},fold1,g") for n, c in ROWS]))
+    other = table(tmp_path, lines("path,label,set,group", rows=[(n, f"{c},fold1,g") for n, c in ROWS]))
     found = sources.read(other)
     assert {(r.split, r.group) for r in found.records} == {(None, "g")}
-    assert "not used: 'split'" in found.notes[0]
+    assert "not used: 'set'" in found.notes[0]
+
+
+@pytest.mark.parametrize("blank", ["", "  "])
+def test_a_blank_group_is_refused_where_groups_are_asked_for(tmp_path, blank: str) -> None:
+    rows = [(n, f"{c},{blank if i < 2 else ' p1'},{'' if i else 'g'}") for i, (n, c) in enumerate(ROWS)]
+    path = table(tmp_path, lines("path,label,patient,group", rows=rows))
+    with pytest.raises(DataError, match=r"group column 'patient' is blank for 2 of 8 records.*'pics/0.jpg', 'pics/1"):
+        sources.read(path, group="patient")
+    assert [r.group for r in sources.read(path).records] == ["g"] + [None] * 7
+
+
+@pytest.mark.parametrize("value", ["testing", "test ", "TEST", "dev", " validation"])
+def test_splits_under_their_other_names(tmp_path, value: str) -> None:
+    rows = [(n, f"{c},{value if i > 5 else 'Training'}") for i, (n, c) in enumerate(ROWS)]
+    data = sources.read(table(tmp_path, lines("path,label,split", rows=rows)))
+    assert [r.split for r in data.records] == ["train"] * 6 + ["test" if "est" in value.lower() else "val"] * 2
+
+
+@pytest.mark.parametrize(("column", "value"), [("split", "holdout"), ("subset", "holdout"), ("Split", "fold1")])
+def test_a_split_that_is_not_understood_is_never_dealt_anew(tmp_path, column: str, value: str) -> None:
+    rows = [(n, f"{c},{value if i > 5 or value == 'fold1' else 'train'}") for i, (n, c) in enumerate(ROWS)]
+    path = table(tmp_path, lines(f"path,label,{column}", rows=rows))
+    with pytest.raises(DataError, match=rf"column '{column}': expected one of train, .* received '{value}'.*another"):
+        sources.read(path)
+
+
+def test_a_column_that_is_asked_for_as_the_class_is_no_split(tmp_path) -> None:
+    rows = [(n, f"{c},{'holdout' if i > 5 else 'train'}") for i, (n, c) in enumerate(ROWS)]
+    data = sources.read(table(tmp_path, lines("path,label,split", rows=rows)), target="split")
+    assert (data.classes, {r.split for r in data.records}) == (("holdout", "train"), {None})
 
 
 def test_a_class_that_training_lacks_is_named(tmp_path) -> None:
@@ -119,6 +176,17 @@ def test_links_out_of_the_tables_folder_are_refused(tmp_path) -> None:
     assert "in.jpg" in keys(data)
 
 
+def test_a_link_to_another_drive_is_refused_as_any_that_leads_out(tmp_path, monkeypatch) -> None:
+    path = table(tmp_path, lines("image,label"))
+
+    def fails(_: object) -> str:
+        raise ValueError("Paths don't have the same drive")
+
+    monkeypatch.setattr("os.path.commonpath", fails)
+    with pytest.raises(DataError, match="received 8 link"):
+        sources.read(path)
+
+
 def test_paths_as_windows_writes_them(tmp_path) -> None:
     rows = [(".\\" + name.replace("/", "\\"), label) for name, label in ROWS]
     assert keys(sources.read(table(tmp_path, lines("image,label", rows=rows)))) == NAMES
@@ -148,11 +216,25 @@ def test_parquet(tmp_path) -> None:
     parquet.write_table(pyarrow.table(columns), tmp_path / "set.parquet")
     data = sources.read(tmp_path / "set.parquet")
     assert (data.fingerprint, data.records) == (expected.fingerprint, expected.records)
+    parquet.write_table(pyarrow.table(columns | {"patient": [float("nan"), *range(7)]}), tmp_path / "set.parquet")
+    with pytest.raises(DataError, match="'patient' is blank for 1 of 8"):
+        sources.read(tmp_path / "set.parquet", group="patient")
     whole = (tmp_path / "set.parquet").read_bytes()
     for content in (whole[: len(whole) // 2], b"words", b""):
         (tmp_path / "set.parquet").write_bytes(content)
         with pytest.raises(DataError, match="not a whole Parquet file"):
             sources.read(tmp_path / "set.parquet")
+
+
+def test_a_parquet_of_endless_rows_is_refused_before_they_are_made(tmp_path, monkeypatch) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    same = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 6_000_000, pyarrow.int8()), ["a.jpg"])
+    parquet.write_table(pyarrow.table({"image": same, "label": same}), tmp_path / "set.parquet")
+    assert (tmp_path / "set.parquet").stat().st_size < 100_000
+    monkeypatch.setattr(parquet.ParquetFile, "read", lambda self: pytest.fail("read"))
+    with pytest.raises(DataError, match="too many entries: expected at most 5,000,000, received 6,000,000"):
+        sources.read(tmp_path / "set.parquet")
 
 
 def test_parquet_without_pyarrow_names_the_extra(tmp_path, monkeypatch) -> None:

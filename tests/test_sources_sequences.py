@@ -76,20 +76,24 @@ def test_what_is_no_such_set_is_refused() -> None:
     tensors.classes = ["a", "b"]
     with pytest.raises(CallError, match="transform"):
         sources.read(tensors)
-    with pytest.raises(CallError, match="item"):
+    with pytest.raises(CallError, match=r"item: .* received Tensor"):
         sources.read(type("Bare", (Listed,), {"__getitem__": lambda self, index: torch.zeros(3)})())
 
 
-def test_an_item_that_cannot_be_read_is_refused_alone() -> None:
+@pytest.mark.parametrize("error", [OSError, ValueError, TypeError, KeyError])
+def test_an_item_that_cannot_be_read_is_refused_alone(error: type[Exception]) -> None:
     class Broken(Listed):
         def __getitem__(self, index: int) -> tuple[Image.Image, int]:
             if index == 3:
-                raise OSError("gone")
+                raise error("gone")
             return super().__getitem__(index)
 
     data = sources.read(Broken())
     assert [(refusal.key, refusal.code) for refusal in data.refused] == [("000003", "unreadable")]
+    assert f"item 3 cannot be read: {error.__name__}: " in data.refused[0].reason
     assert len(data) == 11
+    with pytest.raises(DataError, match=f"that cannot be read: item 0 cannot be read: {error.__name__}"):
+        sources.read(type("Worse", (Broken,), {"__getitem__": lambda self, index: Broken()[3]})())
     data.store.places["x"] = (Broken(), 3)
     with pytest.raises(PictureError):
         data.store.read("x")

@@ -9,14 +9,15 @@
     │   └── MissingExtra               5     an optional part is not installed
     └── Interrupted                  130     the user stopped it; what was done is kept
 
-A message says what was expected, what was received and what to do. `assert` is for our own invariants only.
+A message says what was expected, what was received and what to do. `assert` is for our own invariants only. Whatever
+else is raised is a fault of opsin's own: the command shows its traceback, with exit code 70.
 """
 
 from __future__ import annotations
 
 import difflib
 import errno
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 
@@ -99,6 +100,16 @@ def unknown(what: str, name: str, known: Iterable[str]) -> CallError:
     return CallError(
         f"unknown {what} {name!r}", expected=f"one of {listed}", do=f"Did you mean {near[0]!r}?" if near else ""
     )
+
+
+def some(names: Sequence[str], most: int = 5) -> str:
+    """The first few of many names.
+
+    >>> some(["a", "b"]), some(["a", "b", "c"], 2)
+    ("'a', 'b'", "'a', 'b' … (3 in all)")
+    """
+    shown = ", ".join(repr(name) for name in names[:most])
+    return shown + (f" … ({len(names):,} in all)" if len(names) > most else "")
 
 
 def first_line(error: BaseException) -> str:

@@ -23,7 +23,7 @@ from ..vocabulary import SEVERITIES, Dataset, Finding, Work, finished
 from . import labels, page, pictures, shortcuts, splits
 from .fixes import Fix, apply, read_fixes
 from .looks import Looks, Probe, look
-from .subject import Subject
+from .subject import Subject, bound_rows
 
 __all__ = [
     "CHECKS",
@@ -188,6 +188,4 @@ def _probabilities(looks: Looks, pairs: Sequence[Pair]) -> np.ndarray | None:
     targets = [record.target for record in looks.data.records]
     if looks.vectors is None or None in targets or len(set(targets)) < 2:
         return None
-    of_key = duplicates.groups(pairs)
-    groups = {row: of_key[r.key] for row, r in enumerate(looks.data.records) if r.key in of_key}
-    return labels.out_of_fold(looks.vectors, np.array(targets), len(looks.data.classes), groups)
+    return labels.out_of_fold(looks.vectors, np.array(targets), len(looks.data.classes), bound_rows(looks.data, pairs))

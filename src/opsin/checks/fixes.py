@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TextIO, get_args
 
+from ..duplicates import Pair
 from ..errors import DataError, writing
 from ..spreadsheets import bare, guarded
 from ..vocabulary import Dataset, Record, refuse_other_tasks
+from .subject import GROUP, bound
 
 Action = Literal["keep", "exclude", "relabel", "same-group"]
 ACTIONS: dict[str, Action] = {action: action for action in get_args(Action)}
@@ -24,7 +26,11 @@ WRITTEN = ("record", "class", "split", "group", "fix", "reason")
 
 @dataclass(frozen=True, slots=True)
 class Fix:
-    """What to do with one record. `value` is the new class for `relabel`, the group's name for `same-group`."""
+    """What to do with one record.
+
+    `value` is the new class for `relabel`. For `same-group` it is another record's key, or a group's name: the record,
+    all of its own group and all of that one are one group then, so that no patient is divided.
+    """
 
     action: Action
     value: str = ""
@@ -65,12 +71,13 @@ def apply(data: Dataset, fixes: Mapping[str, Fix], path: str | Path) -> int:
     records too, without a class, so that nothing is lost: `sources.read` refuses such rows by name.
 
     Raises:
-        DataError: a fix is for a record or of a class that the data does not have.
+        DataError: a fix is for a record or of a class that the data does not have, or of no group.
         MachineError: it cannot be written, or there is a file already.
     """
     refuse_other_tasks(data.task, "check --apply")
     _refuse_unknown(data, fixes)
-    with writing(path), open(path, "x", encoding="utf-8", errors="surrogateescape", newline="") as file:
+    # With a mark, so that whoever reads it knows it for UTF-8, whatever the bytes of some file's name.
+    with writing(path), open(path, "x", encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         _write(data, fixes, file)
     return sum(fix.action != "keep" for fix in fixes.values())
 
@@ -85,11 +92,14 @@ def _refuse_unknown(data: Dataset, fixes: Mapping[str, Fix]) -> None:
             raise DataError(
                 f"a new class for {key!r}", expected=f"one of {', '.join(data.classes)}", received=fix.value
             )
+        if fix.action == "same-group" and not fix.value:
+            raise DataError(f"the group of {key!r}", expected="another record, or a name", received="nothing")
 
 
 def _write(data: Dataset, fixes: Mapping[str, Fix], file: TextIO) -> None:
     rows = csv.writer(file)
     rows.writerow(WRITTEN)
+    groups = _groups(data, fixes)
     for record in data.records:
         fix = fixes.get(record.key, Fix("keep"))
         changed = _fixed(data, record, fix)
@@ -98,7 +108,7 @@ def _write(data: Dataset, fixes: Mapping[str, Fix], file: TextIO) -> None:
             record.key,
             name,
             changed.split,
-            changed.group,
+            groups.get(record.key),
             "" if fix.action == "keep" else fix.action,
             fix.reason,
         )
@@ -110,6 +120,12 @@ def _fixed(data: Dataset, record: Record, fix: Fix) -> Record:
         return dataclasses.replace(record, target=None)
     if fix.action == "relabel":
         return dataclasses.replace(record, target=data.classes.index(fix.value))
-    if fix.action == "same-group":
-        return dataclasses.replace(record, group=fix.value)
     return record
+
+
+def _groups(data: Dataset, fixes: Mapping[str, Fix]) -> dict[str, str]:
+    """Key → group, once all that shall be one group is."""
+    keys = {record.key for record in data.records}
+    asked = {key: fix.value for key, fix in fixes.items() if fix.action == "same-group"}
+    pairs = [Pair(key, value if value in keys else GROUP + value, "near") for key, value in asked.items()]
+    return {key: name.removeprefix(GROUP) for key, name in bound(data.records, pairs).items()}

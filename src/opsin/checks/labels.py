@@ -7,16 +7,14 @@ Journal of Artificial Intelligence Research 70 (2021).
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from .. import duplicates
-from ..duplicates import Pair
 from ..vocabulary import Finding
-from .subject import Subject, plural, share
+from .folds import folds
+from .subject import Subject, plural, share, together
 
-FOLDS = 5
 STRENGTH = 0.01  # scikit-learn's C on standardised vectors, as in features.fit_head
 
 
@@ -26,37 +24,43 @@ def contradictions(subject: Subject) -> list[Finding]:
     Near-duplicates may differ in a quantity: it is what moves between the pictures of a burst.
     """
     task = subject.data.task
-    pairs = [pair for pair in subject.pairs if _differ(subject, pair)]
-    if not pairs:
+    copies = [pair for pair in subject.pairs if pair.kind != "near"]
+    equal = {key: group for group in together(copies) for key in group}
+    exact = len({group for group in equal.values() if _differ(subject, group)})
+    near = [
+        pair
+        for pair in subject.pairs
+        if pair.kind == "near"
+        and task != "regression"
+        # What is like one of several copies is like all of them.
+        and _differ(subject, {key for one in (pair.first, pair.second) for key in equal.get(one, (one,))})
+    ]
+    groups = tuple(group for group in together([*copies, *near]) if _differ(subject, group))
+    if not groups:
         return []
     what = {"single-label": "two classes", "multi-label": "different labels", "regression": "different values"}[task]
-    exact = sum(pair.kind != "near" for pair in pairs)
-    members: dict[str, list[str]] = {}
-    for key, name in sorted(duplicates.groups(pairs).items()):
-        members.setdefault(name, []).append(key)
-    keys = tuple(key for group in members.values() for key in group)
+    keys = tuple(key for group in groups for key in group)
     return [
         Finding(
             "contradictions",
             "error" if exact else "warning",
-            f"{plural(len(pairs), 'pair')} of one picture with {what}, {exact:,} of them exact copies",
-            "no classifier can be right on both: one of each pair is counted wrong, and training is taught both",
+            f"{plural(len(groups), 'picture')} with {what}, {exact:,} of them as exact copies",
+            "no classifier can be right on all copies: some are counted wrong, and training is taught both",
             "look at them and relabel or exclude"
             + "; if a picture may have several labels: --task multi-label" * (task == "single-label" and exact > 0),
             keys,
-            tuple(map(tuple, members.values())),
+            groups,
             {key: f"labelled {subject.class_of[key]}" for key in keys},
         )
     ]
 
 
-def _differ(subject: Subject, pair: Pair) -> bool:
+def _differ(subject: Subject, group: Collection[str]) -> bool:
+    """Whether records that show one picture are said to show different things."""
     if subject.data.task == "single-label":
-        return subject.class_of[pair.first] != subject.class_of[pair.second]
-    if subject.data.task == "regression" and pair.kind == "near":
-        return False
-    both = zip(subject.targets_of[pair.first], subject.targets_of[pair.second])
-    return any(one is not None and other is not None and one != other for one, other in both)
+        return len({subject.class_of[key] for key in group}) > 1
+    each = zip(*(subject.targets_of[key] for key in group))
+    return any(len({value for value in values if value is not None}) > 1 for values in each)
 
 
 def not_looked_for() -> Finding:
@@ -70,12 +74,27 @@ def not_looked_for() -> Finding:
     )
 
 
+def too_few(kind: str, what: str) -> Finding:
+    """That something could not be looked for, since nobody can be judged by others."""
+    return Finding(
+        kind,
+        "note",
+        f"not looked for: {what}, for which there are too few pictures or groups of a class",
+        "what would be found stays hidden",
+        "add pictures, of other groups where there are groups",
+    )
+
+
 def suspects(subject: Subject) -> list[Finding]:
     """Labels that the out-of-fold probabilities contradict, the most suspect first."""
     if subject.probabilities is None or subject.looks is None:
         return []
+    if not subject.probabilities.any():
+        return [too_few("labels", "suspect labels")]
     records = subject.looks.data.records
     targets = np.array([-1 if record.target is None else record.target for record in records])
+    targets[~subject.probabilities.any(axis=1)] = -1  # no opinion
+    judged = targets >= 0
     rows, better = suspect_rows(subject.probabilities, targets)
     if not len(rows):
         return []
@@ -85,12 +104,12 @@ def suspects(subject: Subject) -> list[Finding]:
         key: f"labelled {names[targets[row]]}, looks like {names[to]} ({subject.probabilities[row, to]:.2f})"
         for key, row, to in zip(keys, rows, better)
     }
-    right = (subject.probabilities.argmax(axis=1) == targets).mean()
+    right = (subject.probabilities.argmax(axis=1) == targets)[judged].mean()
     return [
         Finding(
             "labels",
             "warning",
-            f"{share(len(rows), len(records))} labels are suspect; a classifier of other folds agrees to {right:.1%}",
+            f"{share(len(rows), judged.sum())} labels are suspect; a classifier of other folds agrees to {right:.1%}",
             "wrong labels in the test lower the score of a classifier that is right; in train they teach errors",
             "look at the first ones, relabel what is wrong; the list is an opinion, not a fact",
             keys,
@@ -127,23 +146,23 @@ def out_of_fold(
 ) -> np.ndarray:
     """float64 `(N, K)`: probabilities of each record by logistic regressions that were fitted without its fold.
 
+    All are 0 where there is no opinion: the label was never seen, as that of a class with one record, or one group.
+
     Args:
         vectors: float32 `(N, D)`.
         targets: int `(N,)`, 0…K-1.
         classes: K.
-        groups: row → group; rows of one group share a fold, so that a copy cannot vouch for a copy.
+        groups: row → group; rows of one group share a fold, so that no copy vouches for a copy, no patient for himself.
     """
     from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import StratifiedGroupKFold
 
-    groups = groups or {}
-    names = np.unique([groups.get(row, f"\0{row}") for row in range(len(targets))], return_inverse=True)[1]
     result = np.full((len(targets), classes), 0.0)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of classes smaller than the folds, and fits that have not quite converged
-        folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
-        for train, test in folds.split(vectors, targets, names):
+        warnings.simplefilter("ignore")  # of fits that have not quite converged
+        for train, test in folds(targets, groups or {}):
             mean, std = vectors[train].mean(axis=0), vectors[train].std(axis=0) + 1e-6
             fitted = LogisticRegression(C=STRENGTH, max_iter=200).fit((vectors[train] - mean) / std, targets[train])
-            result[np.ix_(test, fitted.classes_)] = fitted.predict_proba((vectors[test] - mean) / std)
+            judged = test[np.isin(targets[test], fitted.classes_)]
+            if len(judged):
+                result[np.ix_(judged, fitted.classes_)] = fitted.predict_proba((vectors[judged] - mean) / std)
     return result

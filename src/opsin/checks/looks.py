@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 
 from .. import codecs, duplicates, preprocessing
@@ -16,9 +18,11 @@ from ..preprocessing import Preprocessing
 from ..vocabulary import Dataset, Record, Refusal, Work
 
 # What is measured of a picture; colours are means in 0…255, sharpness is the mean step between neighbours in a row.
+# Both are of pictures made equally small: a JPEG, which is reduced while it is decoded, must compare with a PNG.
 FACTS = ("width", "height", "bytes", "red", "green", "blue", "contrast", "sharpness",
          "border red", "border green", "border blue", "border contrast")  # fmt: skip
 BORDER = 0.04  # of the shorter side
+MEASURED = 200  # pixels of the shorter side at which colours and sharpness are measured; smaller pictures as they are
 SAMPLED = 100_000  # pixels that means are taken over
 SLICE = 256
 
@@ -79,7 +83,7 @@ def look(data: Dataset, *, probe: Probe | None = None, threads: int = 2) -> Work
             formats.append(one.format)
         yield min(start + SLICE, len(data))
     left = data.where(lambda record: record.key not in refused)
-    whole = Dataset(**{**vars(left), "refused": (*data.refused, *refused.values())})
+    whole = dataclasses.replace(left, refused=(*data.refused, *refused.values()))
     n = len(formats)
     return Looks(whole, thumbnails[:n], measured[:n], tuple(formats), np.concatenate(vectors) if vectors else None)
 
@@ -96,8 +100,8 @@ def _seen(
 ) -> _Seen | Refusal:
     try:
         content = data.store.read(record.key)
-        # An eighth or a quarter of a JPEG is decoded in a fraction of the time, and is enough for a thumbnail.
-        reduced = duplicates.reduction(content, duplicates.ENOUGH if road is None else int(1.25 * road.size))
+        # An eighth or a quarter of a JPEG is decoded in a fraction of the time, and is enough for all that is measured.
+        reduced = duplicates.reduction(content, max(MEASURED, int(1.25 * road.size) if road else 0))
         picture = decode(content, reduced=reduced)
     except PictureError as error:
         return Refusal(record.key, error.code, str(error))
@@ -112,13 +116,24 @@ def _seen(
 def facts(picture: np.ndarray, size: int) -> list[float]:
     """The values of FACTS for a picture, uint8 `(H, W, 3)`, in a file of `size` bytes."""
     height, width = picture.shape[:2]
-    step = max(1, int((height * width / SAMPLED) ** 0.5))
-    some = picture[::step, ::step].astype(np.float32)
-    rows = picture[:: max(1, height // 32), :, 1].astype(np.float32)
-    sharpness = np.abs(np.diff(rows, axis=1)).mean() if width > 1 else 0.0
-    border = _border(picture)
+    seen = _at_one_size(picture)
+    step = max(1, int((seen.size / 3 / SAMPLED) ** 0.5))
+    some = seen[::step, ::step].astype(np.float32)
+    rows = seen[:: max(1, len(seen) // 32), :, 1].astype(np.float32)
+    sharpness = np.abs(np.diff(rows, axis=1)).mean() if rows.shape[1] > 1 else 0.0
+    border = _border(seen)
     return [width, height, size, *some.mean(axis=(0, 1)), some.mean(axis=2).std(), sharpness,
             *border.mean(axis=0), border.std(axis=0).mean()]  # fmt: skip
+
+
+def _at_one_size(picture: np.ndarray) -> np.ndarray:
+    """The picture, its shorter side at most MEASURED: sharpness and contrast depend on how many pixels show a thing."""
+    height, width = picture.shape[:2]
+    scale = MEASURED / min(height, width)
+    if scale >= 1:
+        return picture
+    small: np.ndarray = cv2.resize(picture, (round(width * scale), round(height * scale)), interpolation=cv2.INTER_AREA)
+    return small
 
 
 def _border(picture: np.ndarray) -> np.ndarray:

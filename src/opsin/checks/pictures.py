@@ -12,7 +12,7 @@ from .looks import Looks
 from .subject import Subject, share
 
 # What is in the way on purpose, or belongs to the system: told in passing, not as damage.
-HARMLESS = frozenset({"hidden", "not-a-picture", "no-class", "duplicate-row", "same-picture"})
+HARMLESS = frozenset({"hidden", "not-a-picture", "no-class", "duplicate-row", "same-picture", "mask"})
 UNEVEN_GRAY = 0.05  # of the pictures that may be gray among coloured ones to count as odd
 
 ODD: dict[str, tuple[str, Callable[[Looks], np.ndarray]]] = {

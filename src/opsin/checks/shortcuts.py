@@ -2,21 +2,22 @@
 
 Geirhos et al., "Shortcut learning in deep neural networks", Nature Machine Intelligence 2 (2020). Each set of facts is
 given to a small tree, alone, and what it gets right on other folds is compared with always naming the largest class.
+Records of one group, or that show one picture, share a fold, and the intervals are those of whole groups.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 
 import numpy as np
 
 from .. import metrics
 from ..vocabulary import Finding
+from .folds import Folds, folds
+from .labels import too_few
 from .looks import Looks
 from .subject import Subject
 
-FOLDS = 5
 FEWEST = 100  # pictures; with fewer a tree finds anything
 GAIN = 0.25  # of what the largest class leaves open, that the low end of the interval must have won
 TOLD = 0.75  # F1 of one class, low end, from which the facts tell it by themselves
@@ -51,19 +52,24 @@ def shortcuts(subject: Subject) -> list[Finding]:
     if looks is None or len(looks.data) < FEWEST:
         return []
     targets = np.array([-1 if record.target is None else record.target for record in looks.data.records])
+    parts = folds(targets, subject.group_of_row)
+    if not parts:
+        return [too_few("shortcuts", "facts that tell the class by themselves")]
     found = []
     for name, (facts, foreign) in SHORTCUTS.items():
         values = facts(looks)
         if len(np.unique(values, axis=0)) > 1:
-            found += _told(subject, name, values, targets, foreign)
+            found += _told(subject, name, _predicted(values, targets, parts), targets, foreign)
     return found
 
 
-def _told(subject: Subject, name: str, values: np.ndarray, targets: np.ndarray, foreign: bool) -> list[Finding]:
-    said = _predicted(values, targets)
-    right = metrics.wilson(int((said == targets).sum()), len(targets))
-    largest = np.bincount(targets[targets >= 0]).max() / len(targets)
-    classes = _classes(said, targets, subject.data.classes)
+def _told(subject: Subject, name: str, said: np.ndarray, targets: np.ndarray, foreign: bool) -> list[Finding]:
+    rows = np.flatnonzero((said >= 0) & (targets >= 0))
+    groups = [subject.group_of_row.get(row) for row in rows.tolist()]
+    said, targets = said[rows], targets[rows]
+    right = metrics.share(said == targets, groups=groups)
+    largest = np.bincount(targets).max() / len(targets)
+    classes = _classes(said, targets, subject.data.classes, groups)
     if right.low < largest + GAIN * (1 - largest) and not classes:
         return []
     known = f"; it gives away {', '.join(classes)}" if classes else ""
@@ -79,20 +85,18 @@ def _told(subject: Subject, name: str, values: np.ndarray, targets: np.ndarray, 
     ]
 
 
-def _predicted(values: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+def _predicted(values: np.ndarray, targets: np.ndarray, parts: Folds) -> np.ndarray:
+    """int `(N,)`: what a tree that was fitted on other folds says; -1 where none was."""
     from sklearn.tree import DecisionTreeClassifier
 
-    tree = DecisionTreeClassifier(max_depth=6, min_samples_leaf=5, random_state=0)
-    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of classes smaller than the folds
-        said: np.ndarray = cross_val_predict(tree, values, targets, cv=folds)
+    said = np.full(len(targets), -1)
+    for train, test in parts:
+        tree = DecisionTreeClassifier(max_depth=6, min_samples_leaf=5, random_state=0)
+        said[test] = tree.fit(values[train], targets[train]).predict(values[test])
     return said
 
 
-def _classes(said: np.ndarray, targets: np.ndarray, names: tuple[str, ...]) -> list[str]:
+def _classes(said: np.ndarray, targets: np.ndarray, names: tuple[str, ...], groups: metrics.Groups) -> list[str]:
     """The classes that are told nearly by themselves, with what is right of them."""
-    known = targets >= 0
-    scores = metrics.f1(metrics.confusion(targets[known], said[known], len(names)))
+    scores = metrics.per_class(targets, said, len(names), groups=groups)[2]
     return [f"{name!r} (F1 {score.value:.2f})" for name, score in zip(names, scores) if score.low >= TOLD]

@@ -9,9 +9,10 @@ import numpy as np
 
 from .. import duplicates
 from ..duplicates import Pair
-from ..vocabulary import SPLITS, Finding
+from ..errors import some
+from ..vocabulary import SPLITS, Finding, Severity
 from .looks import FACTS
-from .subject import Subject, plural, share, some
+from .subject import Subject, plural, share, together
 
 FEW = 10  # pictures of a class, below which its score says little
 UNEVEN = 10  # times the smallest class's pictures
@@ -21,12 +22,18 @@ TELLS = 1e-4  # probability that such a distance is chance
 
 def copies(subject: Subject) -> list[Finding]:
     """The same bytes or pixels, within and across splits."""
-    return _twice(subject, [pair for pair in subject.pairs if pair.kind != "near"], "copies", "exact copies")
+    exact = [pair for pair in subject.pairs if pair.kind != "near"]
+    return _twice(subject, exact, together(exact), "copies", "exact copies")
 
 
 def near(subject: Subject) -> list[Finding]:
-    """The same picture after an editor had it: encoded anew, resized, mirrored, cropped a little, brightened."""
-    found = _twice(subject, [pair for pair in subject.pairs if pair.kind == "near"], "near", "near-duplicates")
+    """The same picture after an editor had it: encoded anew, resized, mirrored, cropped a little, brightened.
+
+    What is like one of several copies is like all of them.
+    """
+    edited = {key for pair in subject.pairs if pair.kind == "near" for key in (pair.first, pair.second)}
+    groups = [group for group in together(subject.pairs) if not edited.isdisjoint(group)]
+    found = _twice(subject, subject.pairs, groups, "near", "near-duplicates")
     return [*_unseen(len(subject.looks.data) if subject.looks else 0), *found]
 
 
@@ -38,81 +45,67 @@ def _unseen(pictures: int) -> list[Finding]:
     return [Finding("near", "note", text, "those of the others are not known", "look at the data in parts")]
 
 
-def _twice(subject: Subject, pairs: Sequence[Pair], kind: str, called: str) -> list[Finding]:
-    across = [pair for pair in pairs if subject.split_of[pair.first] != subject.split_of[pair.second]]
-    within = [pair for pair in pairs if subject.split_of[pair.first] == subject.split_of[pair.second]]
-    return [*_across(subject, across, kind, called), *_within(subject, within, kind, called)]
-
-
-def _across(subject: Subject, pairs: Sequence[Pair], kind: str, called: str) -> list[Finding]:
-    if not pairs:
-        return []
-    groups = _together(pairs)
-    leaked = leaks(subject, pairs)
-    tested = len(subject.data.test)
-    points = 100 * len(leaked) / max(tested, 1)
-    return [
-        Finding(
-            kind,
-            "error" if leaked else "warning",
-            f"{called} across splits: {share(len(leaked), tested)} test pictures are also in train or val"
-            if leaked
-            else f"{called} across train and val: {plural(len(groups), 'group')}",
-            f"they test memory instead of sight: accuracy may be up to {points:.1f} points too good"
-            if leaked
-            else "validation chooses by pictures that were trained on",
-            "exclude them from one of the splits, or split anew so that each group is in one",
-            tuple(sorted({key for group in groups for key in group})),
-            groups,
-            _likeness(pairs),
-        )
-    ]
-
-
-def leaks(subject: Subject, pairs: Iterable[Pair]) -> set[str]:
-    """The test records that some pair also has in another split."""
-    found = set()
-    for pair in pairs:
-        for key, other in ((pair.first, pair.second), (pair.second, pair.first)):
-            if subject.split_of[key] == "test" and subject.split_of[other] in ("train", "val"):
-                found.add(key)
-    return found
-
-
-def _within(subject: Subject, pairs: Sequence[Pair], kind: str, called: str) -> list[Finding]:
-    if not pairs:
-        return []
-    groups = _together(pairs)
-    undivided = set(subject.split_of.values()) == {""}
-    where = "no split is given" if undivided else "inside one split"
-    return [
-        Finding(
-            kind,
-            "note" if undivided or kind == "near" else "warning",
-            f"{called}: {plural(sum(map(len, groups)), 'picture')} in {plural(len(groups), 'group')}; {where}",
-            "split apart, they would test memory instead of sight"
-            if undivided
-            else "each counts as often as it is there; there are fewer different pictures than it seems",
-            "exclude all but one of each group, or give each group one name and pass it as group",
-            tuple(sorted({key for group in groups for key in group})),
-            groups,
-            _likeness(pairs),
-        )
-    ]
-
-
-def _together(pairs: Sequence[Pair]) -> tuple[tuple[str, ...], ...]:
-    members: dict[str, list[str]] = defaultdict(list)
-    for key, name in sorted(duplicates.groups(pairs).items()):
-        members[name].append(key)
-    return tuple(map(tuple, members.values()))
-
-
-def _likeness(pairs: Sequence[Pair]) -> dict[str, str]:
-    return {
+def _twice(
+    subject: Subject, pairs: Sequence[Pair], groups: Sequence[tuple[str, ...]], kind: str, called: str
+) -> list[Finding]:
+    """What is told of groups of records that show one picture, each of which `pairs` join."""
+    likeness = {
         pair.second: f"like {pair.first}: {pair.kind} {pair.similarity:.2f}{', mirrored' * pair.mirrored}"
         for pair in pairs
     }
+    divided = {group: len({subject.split_of[key] for key in group}) > 1 for group in groups}
+    found = []
+    for tell, apart in ((_across, True), (_within, False)):
+        if chosen := tuple(group for group in groups if divided[group] == apart):
+            keys = tuple(sorted(key for group in chosen for key in group))
+            details = {key: likeness[key] for key in keys if key in likeness}
+            found.append(Finding(kind, *tell(subject, chosen, kind, called), keys, chosen, details))
+    return found
+
+
+Told = tuple[Severity, str, str, str]  # severity, text, effect, do
+
+
+def _across(subject: Subject, groups: Sequence[tuple[str, ...]], kind: str, called: str) -> Told:
+    leaked = _leaked(subject, groups)
+    tested = len(subject.data.test)
+    points = 100 * len(leaked) / max(tested, 1)
+    return (
+        "error" if leaked else "warning",
+        f"{called} across splits: {share(len(leaked), tested)} test pictures are also in train or val"
+        if leaked
+        else f"{called} across train and val: {plural(len(groups), 'group')}",
+        f"they test memory instead of sight: accuracy may be up to {points:.1f} points too good"
+        if leaked
+        else "validation chooses by pictures that were trained on",
+        "exclude them from one of the splits, or split anew so that each group is in one",
+    )
+
+
+def _within(subject: Subject, groups: Sequence[tuple[str, ...]], kind: str, called: str) -> Told:
+    undivided = set(subject.split_of.values()) == {""}
+    where = "no split is given" if undivided else "inside one split"
+    return (
+        "note" if undivided or kind == "near" else "warning",
+        f"{called}: {plural(sum(map(len, groups)), 'picture')} in {plural(len(groups), 'group')}; {where}",
+        "split apart, they would test memory instead of sight"
+        if undivided
+        else "each counts as often as it is there; there are fewer different pictures than it seems",
+        "exclude all but one of each group, or give each group one name and pass it as group",
+    )
+
+
+def leaks(subject: Subject, pairs: Iterable[Pair]) -> set[str]:
+    """The test records that are also in train or val: as one that some pair joins them to, directly or by others."""
+    return _leaked(subject, together(pairs))
+
+
+def _leaked(subject: Subject, groups: Iterable[tuple[str, ...]]) -> set[str]:
+    found = set[str]()
+    for group in groups:
+        if any(subject.split_of[key] in ("train", "val") for key in group):
+            found |= {key for key in group if subject.split_of[key] == "test"}
+    return found
 
 
 def groups(subject: Subject) -> list[Finding]:

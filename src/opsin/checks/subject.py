@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 
+from .. import duplicates
 from ..duplicates import Pair
 from ..vocabulary import Dataset, Record
 from .looks import Looks
@@ -26,6 +28,11 @@ class Subject:
     looks: Looks | None = None
     pairs: Sequence[Pair] = ()
     probabilities: np.ndarray | None = field(default=None, repr=False)
+
+    @cached_property
+    def group_of_row(self) -> Mapping[int, str]:
+        """Row of `looks.data` → a name, of records that show one picture or are of one patient, video or sender."""
+        return {} if self.looks is None else bound_rows(self.looks.data, self.pairs)
 
     @cached_property
     def class_of(self) -> Mapping[str, str]:
@@ -63,7 +70,27 @@ def plural(n: int, word: str) -> str:
     return f"{n:,} {word}{'' if n == 1 else 's'}"
 
 
-def some(names: Sequence[str], most: int = 5) -> str:
-    """The first few of many names."""
-    shown = ", ".join(repr(name) for name in names[:most])
-    return shown + (f" … ({len(names):,} in all)" if len(names) > most else "")
+def together(pairs: Iterable[Pair]) -> tuple[tuple[str, ...], ...]:
+    """The groups of records that pairs join, each sorted by key."""
+    members: dict[str, list[str]] = defaultdict(list)
+    for key, name in sorted(duplicates.groups(pairs).items()):
+        members[name].append(key)
+    return tuple(map(tuple, members.values()))
+
+
+GROUP = "\0"  # before a group's name, where names of groups stand beside keys: no key holds it, and it sorts first
+
+
+def bound(records: Iterable[Record], pairs: Iterable[Pair]) -> dict[str, str]:
+    """Key → name, of records that show one picture or are of one patient, video or sender, directly or by others.
+
+    They are named after the first of their groups, with GROUP before it, else after their first key.
+    """
+    of_groups = [Pair(record.key, GROUP + record.group, "near") for record in records if record.group]
+    return duplicates.groups([*pairs, *of_groups])
+
+
+def bound_rows(data: Dataset, pairs: Iterable[Pair]) -> dict[int, str]:
+    """As `bound`, by the rows of the data."""
+    of_key = bound(data.records, pairs)
+    return {row: of_key[record.key] for row, record in enumerate(data.records) if record.key in of_key}

@@ -9,17 +9,16 @@ Nothing is guessed at: what lies in a source and is not used stands in `Dataset.
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
-import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
 
 from .. import dicom
 from ..errors import CallError, DataError, PictureError, unknown
 from ..vocabulary import Dataset, Store
 from . import beside, cifar, layout, manifests, sequences, targets
-from .archives import list_tar, list_zip
+from .archives import opened
 from .downloads import cache_dir
 from .layout import fingerprint
 from .listing import Listing, list_folder
@@ -27,7 +26,7 @@ from .loose import Gathered, gather, holds_many, pictures
 from .named import NAMED
 from .sequences import Items
 from .stores import ArrayStore, FolderStore, ZipStore
-from .tars import TarStore, is_tar
+from .tars import TarStore
 
 __all__ = [
     "NAMED",
@@ -52,7 +51,7 @@ READABLE = (
 
 
 def read(
-    source: str | Path | Items | Mapping[str, Items],
+    source: str | os.PathLike[str] | Items | Mapping[str, Items],
     *,
     group: str = "",
     picture: str = "",
@@ -79,20 +78,21 @@ def read(
         MachineError: a named set had to be downloaded and could not be.
         MissingExtra: pyarrow, for Parquet.
     """
-    if not isinstance(source, str | Path):
+    if not isinstance(source, str | os.PathLike):
         if not sequences.is_like(source):
             expected = f"{READABLE}; or a data set with classes and items (picture, index of its class)"
             raise CallError("what to read", expected=expected, received=type(source).__name__)
         data = sequences.read(source)
         return _with_groups(data, pattern) if (pattern := layout.pattern_of(group)) else data
     path = Path(source)
+    source = source if isinstance(source, str) else path
     if is_table(path):
         columns = manifests.Columns(picture, target, group, task)
         return manifests.read(path, columns)
     if picture or target or task not in ("", "single-label", "multi-label"):
         raise CallError("columns", expected="a .csv, .tsv, .txt or .parquet file", received=str(source))
     pattern = layout.pattern_of(group)
-    if path.exists():
+    if os.path.exists(path):  # Path's raises for names that no system can have
         data = _read_path(path)
         if str(source) in NAMED:
             note = f"{source} is read from the path of that name, not as the named set"
@@ -107,7 +107,7 @@ def read(
 
 def is_table(source: str | Path) -> bool:
     """Whether there is a table of paths at `source`, or a list: by its name."""
-    return manifests.is_manifest(Path(source)) and Path(source).is_file()
+    return manifests.is_manifest(Path(source)) and os.path.isfile(source)
 
 
 def _missing(source: str | Path) -> CallError:
@@ -120,10 +120,8 @@ def _missing(source: str | Path) -> CallError:
 def _read_path(path: Path) -> Dataset:
     if path.is_dir():
         return cifar.read_folder(path) if cifar.is_folder(path) else _read_folder(path)
-    if is_tar(path):
-        return _read_tar(path)
-    if zipfile.is_zipfile(path) or path.suffix.lower() == ".zip":
-        return _read_archive(path, ZipStore(path), list_zip)
+    if holds_many(path) or path.suffix.lower() == ".zip":
+        return _read_archive(path)
     raise DataError(f"{path} is no source of pictures", expected=READABLE, received=f"a {path.suffix or 'plain'} file")
 
 
@@ -132,20 +130,13 @@ def _read_folder(path: Path) -> Dataset:
     return _dataset(path.resolve().name, found, FolderStore(path.resolve() / found.prefix))
 
 
-def _read_tar(path: Path) -> Dataset:
-    store = TarStore(path)
-    if cifar.is_among(member.key for member in store.members):
+def _read_archive(path: Path) -> Dataset:
+    store, listing = opened(path)
+    if isinstance(store, TarStore) and cifar.is_among(member.key for member in store.members):
         store.close()
         return cifar.read_archive(path)
-    return _read_archive(path, store, list_tar)
-
-
-Packed = TypeVar("Packed", ZipStore, TarStore)
-
-
-def _read_archive(path: Path, store: Packed, look: Callable[[Packed], Listing]) -> Dataset:
     try:
-        found = _arranged(look(store))
+        found = _arranged(listing)
     except BaseException:
         store.close()  # Windows would not let its owner delete or mend it
         raise

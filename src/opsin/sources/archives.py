@@ -13,16 +13,18 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..errors import DataError, PictureError
 from ..vocabulary import Refusal
 from .listing import HEAD, Entry, Listing, hidden, unfit
 from .stores import UNIX, ZipStore, entry_name, escapes
-from .tars import Member, TarStore
+from .tars import Member, TarStore, is_tar
 
 MOST_ENTRIES = 5_000_000  # ImageNet has 1.4 million
 MOST_RATIO = 300  # unpacked to packed; deflate reaches 1,032, and pictures about 1
-LONGEST, DEEPEST = 4096, 100  # letters and folders of a path: no system takes longer ones, and all above it is kept
+LONGEST, DEEPEST = 4096, 32  # letters and folders of a path: far more than data sets have (a DICOM tree about 8)
+MOST_LETTERS = 128 << 20  # of the names of all folders, which are kept; 200,000 folders named by DICOM's UIDs are 30
 SMALL = 1 << 20  # bytes: what unpacks to less than this may have any ratio
 
 
@@ -36,39 +38,60 @@ class _Item:
     examine: Callable[[], Entry | Refusal]
 
 
+def opened(path: Path) -> tuple[ZipStore | TarStore, Listing]:
+    """An archive, by its name a tar and else a zip, and what lies in it.
+
+    Raises:
+        DataError: it is broken, or has too many entries.
+        MachineError: there is no space to unpack it.
+    """
+    store = TarStore(path) if is_tar(path) else ZipStore(path)
+    try:
+        return store, list_tar(store) if isinstance(store, TarStore) else list_zip(store)
+    except BaseException:
+        store.close()  # Windows would not let its owner delete or mend it
+        raise
+
+
 def list_zip(store: ZipStore) -> Listing:
     """Look through a zip's directory; only files of no known ending are opened, for their first bytes.
 
     Raises:
-        DataError: for an archive of too many entries.
+        DataError: for an archive of too many entries, or of folders that are too many and too deep.
     """
     infos = store.infos()
-    _refuse_many(len(infos), store.path)
+    refuse_many(len(infos), store.path)
     covered = _overlapping(infos)
-    return _listing(_zip_item(store, info, covered) for info in infos)
+    return _listing((_zip_item(store, info, covered) for info in infos), store.path)
 
 
 def list_tar(store: TarStore) -> Listing:
     """Look through a tar, reading every picture's bytes once for its CRC.
 
     Raises:
-        DataError: for an archive of too many entries.
+        DataError: for an archive of too many entries, or of folders that are too many and too deep.
     """
-    _refuse_many(len(store.members), store.path)
-    return _listing(_tar_item(store, member) for member in store.members)
+    refuse_many(len(store.members), store.path)
+    return _listing((_tar_item(store, member) for member in store.members), store.path)
 
 
-def _refuse_many(n: int, path: object) -> None:
+def refuse_many(n: int, path: object) -> None:
+    """Refuse more entries, or rows, than any data set has.
+
+    Raises:
+        DataError: it names the path.
+    """
     if n > MOST_ENTRIES:
         raise DataError(f"{path} has too many entries", expected=f"at most {MOST_ENTRIES:,}", received=f"{n:,}")
 
 
-def _listing(items: Iterable[_Item]) -> Listing:
+def _listing(items: Iterable[_Item], path: object) -> Listing:
     found = Listing()
+    letters = 0
     hidden_folders: set[str] = set()
     taken: dict[str, str] = {}
     for item in items:
-        if len(item.key) > LONGEST or item.key.count("/") > DEEPEST:
+        if len(item.key) > LONGEST or (item.key.count("/") > DEEPEST and not escapes(item.key)):
             found.refuse(item.key[:80] + " …", "too-long-path", f"over {LONGEST:,} letters or {DEEPEST} folders")
             continue
         place = _hidden_place(item.key)
@@ -79,6 +102,10 @@ def _listing(items: Iterable[_Item]) -> Listing:
         elif place:
             found.refuse(item.key, "hidden", "a hidden file or folder")
         else:
+            letters += _add_folders(item.key, found.folders)
+            if letters > MOST_LETTERS:
+                raise DataError(f"{path} has too many folders, or too deep ones",
+                                expected=f"names of at most {MOST_LETTERS:,} letters together")  # fmt: skip
             _admit(item, taken, found)
     for key in hidden_folders:
         found.refuse(key, "hidden", "a hidden file or folder")
@@ -98,9 +125,16 @@ def _hidden_place(key: str) -> str:
     return ""
 
 
+def _add_folders(key: str, folders: set[str]) -> int:
+    """Add all folders above a path; how many letters were added."""
+    letters = 0
+    while (key := key.rpartition("/")[0]) and key not in folders:
+        folders.add(key)
+        letters += len(key)
+    return letters
+
+
 def _admit(item: _Item, taken: dict[str, str], found: Listing) -> None:
-    parts = item.key.split("/")
-    found.folders.update("/".join(parts[:depth]) for depth in range(1, len(parts)))
     if item.folder or not item.key:
         return
     if item.problem:

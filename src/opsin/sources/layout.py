@@ -6,14 +6,19 @@ import hashlib
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ..errors import CallError, DataError
+from ..errors import CallError, DataError, some
 from ..vocabulary import Record, Refusal, Split
 from .listing import Entry, Listing
 
-SPLIT_NAMES: dict[str, Split] = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SPLIT_NAMES: dict[str, Split] = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+MOST_DIGITS = 640  # of a class that is a number: longer texts Python may refuse to take for one
 LAYOUTS = (
     "Give a folder or zip with a folder for each class (cat/1.jpg, dog/2.jpg), "
     "or with those below train/, val/ and test/"
@@ -101,7 +106,7 @@ def _split_folders(tops: set[str]) -> dict[str, Split]:
         raise DataError(
             "splits stand beside other folders",
             expected="only train, val and test at the top, or only classes",
-            received=f"{_some(sorted(splits))} beside {_some(others)}",
+            received=f"{some(sorted(splits))} beside {some(others)}",
             do="Move the others away, or rename a class that is called like a split",
         )
     return splits
@@ -142,8 +147,8 @@ def _classes(placed: list[Placed]) -> tuple[str, ...]:
         if strange:
             raise DataError(
                 f"{part} has a class that training has never seen",
-                expected=f"only {_some(in_order(names))}",
-                received=_some(strange),
+                expected=f"only {some(in_order(names))}",
+                received=some(strange),
                 do=f"Add training pictures of {strange[0]!r}, or take it out of {part}",
             )
     if len(names) < 2:
@@ -159,6 +164,7 @@ def in_order(names: Iterable[str]) -> tuple[str, ...]:
     """
     listed = sorted(names)
     whole = all(name.isascii() and name.lstrip("-").isdigit() and name.rfind("-") < 1 for name in listed)
+    whole = whole and all(len(name) <= MOST_DIGITS for name in listed)
     return tuple(sorted(listed, key=int) if whole else listed)
 
 
@@ -175,7 +181,7 @@ def _notes(prefix: str, placed: list[Placed], folders: set[str], splits: dict[st
     if splits and "train" not in splits.values():
         notes.append("no train folder: classes are those of the other folders")
     if empty := _without_records(placed, prefix, folders, 2 if splits else 1):
-        notes.append(f"folders that give no record, dropped: {_some(empty)}")
+        notes.append(f"folders that give no record, dropped: {some(empty)}")
     notes += _missing_classes(placed)
     seconds = {p.entry.key[len(prefix) :].split("/")[1].lower() for p in placed} if not splits else set()
     if seconds and seconds <= set(SPLIT_NAMES):
@@ -188,7 +194,7 @@ def _missing_classes(placed: list[Placed]) -> list[str]:
     for part in ("val", "test"):
         had = {p.cls for p in placed if p.split == part}
         if had and (missing := sorted({p.cls for p in placed} - had)):
-            notes.append(f"{part} has no picture of {_some(missing)}")
+            notes.append(f"{part} has no picture of {some(missing)}")
     return notes
 
 
@@ -200,11 +206,6 @@ def _without_records(placed: list[Placed], prefix: str, folders: set[str], depth
         used.update("/".join(parts[:n]) for n in range(1, len(parts) + 1))
     level = {f for f in folders if f.count("/") < depth}
     return sorted(f for f in level - used if f.rpartition("/")[0] in used)
-
-
-def _some(names: Sequence[str], most: int = 5) -> str:
-    shown = ", ".join(repr(name) for name in names[:most])
-    return shown + (f" … ({len(names)} in all)" if len(names) > most else "")
 
 
 # ── groups and the fingerprint ──
@@ -226,19 +227,27 @@ def grouped(records: tuple[Record, ...], pattern: re.Pattern[str]) -> dict[str, 
     """Key → group: the pattern's first group, or all that it matches.
 
     Raises:
-        DataError: when it matches nothing in some key. Giving such a record a group of its own would put pictures of
-            one patient into two splits, silently, whenever one file is named differently.
+        DataError: when it matches nothing in some key.
     """
     found = {record.key: _group(pattern, record.key) for record in records}
-    missed = [key for key, name in found.items() if not name]
+    refuse_alone(f"the group pattern {pattern.pattern!r} does not match", records, found)
+    return found
+
+
+def refuse_alone(what: str, records: Sequence[Record], groups: Mapping[str, str]) -> None:
+    """Refuse that some records have no group: where each stood alone, pictures of one patient could be in two splits.
+
+    Raises:
+        DataError: it begins with `what`.
+    """
+    missed = [record.key for record in records if not groups.get(record.key)]
     if missed:
         raise DataError(
-            f"the group pattern {pattern.pattern!r} does not match {len(missed):,} of {len(found):,} records",
+            f"{what} {len(missed):,} of {len(records):,} records",
             expected="a group for every record",
-            received=_some(missed, 3),
-            do="Widen the pattern: records left out could stand in two splits",
+            received=some(missed, 3),
+            do="Give each one, if only its own: records left out could stand in two splits",
         )
-    return found
 
 
 def _group(pattern: re.Pattern[str], key: str) -> str:

@@ -127,14 +127,15 @@ def _enter(entry: os.DirEntry[str], place: _Place, top: str, found: Listing) -> 
     # Compared by path, not asked with is_symlink: Windows has junctions too.
     is_link = os.path.normcase(real) != os.path.normcase(os.path.join(place.path, entry.name))
     loop = real in (*place.above, place.path)
-    if is_link and (place.linked or loop or not _inside(real, top)):
+    if is_link and (place.linked or loop or not inside(real, top)):
         found.refuse(key, "link", "a link out of the root, into a loop or behind another link")
         return
     found.folders.add(key)
     yield _Place(real, key + "/", (*place.above, place.path), place.linked or is_link)
 
 
-def _inside(real: str, top: str) -> bool:
+def inside(real: str, top: str) -> bool:
+    """Whether a real path lies in the real folder `top`, or is it."""
     try:
         return os.path.commonpath((real, top)) == top
     except ValueError:  # another drive
@@ -153,7 +154,7 @@ def _is_usable(entry: os.DirEntry[str], key: str, top: str, found: Listing) -> b
 
 def _leads_inside(path: str, top: str) -> bool:
     real = os.path.realpath(path)
-    return os.path.isfile(real) and _inside(real, top)
+    return os.path.isfile(real) and inside(real, top)
 
 
 def in_threads(files: list[File], batch: int = 64, *, checksums: bool = True) -> Iterable[Entry | Refusal]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,15 +12,15 @@ import numpy as np
 from ..errors import CallError, DataError, PictureError
 from ..vocabulary import Refusal, Store
 from . import manifests
-from .archives import list_tar, list_zip
-from .listing import Listing, list_folder
-from .stores import FolderStore, ZipStore
-from .tars import TarStore, is_tar
+from .archives import opened
+from .listing import list_folder
+from .stores import FolderStore
+from .tars import is_tar
 
 
 def holds_many(source: str | Path) -> bool:
     """Whether `source` is a folder or an archive, rather than one file."""
-    return Path(source).is_dir() or is_tar(Path(source)) or zipfile.is_zipfile(source)
+    return os.path.isdir(source) or is_tar(Path(source)) or zipfile.is_zipfile(source)
 
 
 def pictures(source: str | Path) -> tuple[Store, list[str], list[Refusal]]:
@@ -32,24 +33,18 @@ def pictures(source: str | Path) -> tuple[Store, list[str], list[Refusal]]:
         DataError: when a folder or archive cannot be read.
     """
     path = Path(source)
-    if not path.exists():
+    if not os.path.exists(path):
         raise CallError(
             f"{path} does not exist", expected="a picture, a folder, a zip or a tar", do="Look at its spelling"
         )
     if not holds_many(path):
         return FolderStore(path.parent), [path.name], []
-    store, listing = _looked_into(path)
-    return store, sorted(entry.key for entry in listing.entries), sorted(listing.refused, key=lambda r: r.key)
-
-
-def _looked_into(path: Path) -> tuple[Store, Listing]:
+    store: Store
     if path.is_dir():
-        return FolderStore(path), list_folder(path, checksums=False)
-    if is_tar(path):
-        tar = TarStore(path)
-        return tar, list_tar(tar)
-    packed = ZipStore(path)
-    return packed, list_zip(packed)
+        store, listing = FolderStore(path), list_folder(path, checksums=False)
+    else:
+        store, listing = opened(path)
+    return store, sorted(entry.key for entry in listing.entries), sorted(listing.refused, key=lambda r: r.key)
 
 
 class Gathered:
@@ -79,9 +74,14 @@ def gather(paths: Iterable[Path], *, whole: bool = True) -> Gathered:
 
     Args:
         paths: one that is not there, or cannot be looked into, is refused in its own place.
-        whole: names begin with the path, since two folders may hold the same ones.
+        whole: names begin with the path, since two folders may hold the same ones; without that there is one path.
+
+    Raises:
+        CallError: several paths whose names are not whole.
     """
-    found = Gathered()
+    found, paths = Gathered(), [*paths]
+    if not whole and len(paths) > 1:
+        raise CallError("names that are not whole", expected="one path", received=f"{len(paths):,}")
     for path in paths:
         try:
             store, keys, refused = _listed(path)
@@ -95,12 +95,13 @@ def gather(paths: Iterable[Path], *, whole: bool = True) -> Gathered:
             key: (str(base / key if many else path) if whole else key) for key in (*keys, *(r.key for r in refused))
         }
         found.places |= {names[key]: (store, key) for key in keys}
-        found.places |= {names[r.key]: Refusal(names[r.key], r.code, r.reason) for r in refused}
+        for r in refused:  # an archive may hold one name twice: the entry that counts is answered
+            found.places.setdefault(names[r.key], Refusal(names[r.key], r.code, r.reason))
     return found
 
 
 def _listed(path: Path) -> tuple[Store, list[str], list[Refusal]]:
-    if manifests.is_manifest(path) and path.is_file():
+    if manifests.is_manifest(path) and os.path.isfile(path):
         root, keys, refused = manifests.paths(path)
         return FolderStore(root), keys, refused
     return pictures(path)

@@ -13,17 +13,19 @@ import csv
 import dataclasses
 import io
 import os
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import CallError, DataError, MissingExtra
+from ..errors import CallError, DataError, MissingExtra, some
 from ..spreadsheets import bare
 from ..vocabulary import Dataset, Refusal, Split
 from . import layout, targets
-from .listing import Entry, File, in_threads, picture_ending
+from .archives import refuse_many
+from .listing import Entry, File, in_threads, inside, picture_ending
 from .stores import FolderStore, escapes
 
 ENDINGS = (".csv", ".tsv", ".txt", ".parquet")
@@ -58,10 +60,11 @@ def read(path: Path, columns: Columns) -> Dataset:
 
     Raises:
         CallError: a column that is named is not there, or no regular expression.
-        DataError: no table, no column of pictures or of classes, fewer than two classes.
+        DataError: no table, no column of pictures or of classes, fewer than two classes, a record without a group
+            where groups are asked for.
         MissingExtra: pyarrow, for Parquet.
     """
-    table = _parquet(path) if path.suffix.lower() == ".parquet" else _csv(path)
+    table = _table(path)
     root = path.resolve().parent
     chosen, notes = _chosen(table, columns, root, path)
     rows, refused = _rows(table, chosen, root)
@@ -79,6 +82,8 @@ def read(path: Path, columns: Columns) -> Dataset:
         pattern = layout.pattern_of(columns.group)
         assert pattern is not None
         groups = layout.grouped(found.records, pattern)
+    elif columns.group:
+        layout.refuse_alone(f"the group column {columns.group!r} is blank for", found.records, groups)
     records = tuple(dataclasses.replace(record, group=groups.get(record.key)) for record in found.records)
     notes += [f"{len(set(groups.values())):,} groups"] if groups else []
     digest = layout.fingerprint(records, found.classes)
@@ -93,7 +98,7 @@ def paths(path: Path) -> tuple[Path, list[str], list[Refusal]]:
         DataError: no table, or no column of pictures.
         MissingExtra: pyarrow, for Parquet.
     """
-    table = _parquet(path) if path.suffix.lower() == ".parquet" else _csv(path)
+    table = _table(path)
     root = path.resolve().parent
     written = table[_picture_column(table, root, path)]
     keys = dict.fromkeys(_key(each, root) for each in written)
@@ -103,6 +108,10 @@ def paths(path: Path) -> tuple[Path, list[str], list[Refusal]]:
 
 
 # ── the table ──
+
+
+def _table(path: Path) -> Table:
+    return _parquet(path) if path.suffix.lower() == ".parquet" else _csv(path)
 
 
 def _csv(path: Path) -> Table:
@@ -137,7 +146,10 @@ def _list_mark(line: str) -> str:
 
 
 def _text(path: Path) -> str:
-    """The file's text: by its byte-order mark, else UTF-8, else Windows' western code page, which takes any byte."""
+    """The file's text: by its byte-order mark, else UTF-8, else Windows' western code page.
+
+    Of UTF-8, bytes that are none are kept as they are, as in the names of files.
+    """
     try:
         with open(path, "rb") as file:
             data = file.read(LARGEST + 1)
@@ -145,13 +157,25 @@ def _text(path: Path) -> str:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
     if len(data) > LARGEST or b"\0\0" in data[:64]:
         raise DataError(f"{path} is no table", expected=f"text of at most {LARGEST >> 20} MiB")
-    marked = data.startswith((encodings.BOM_UTF16_LE, encodings.BOM_UTF16_BE))
-    for encoding in ["utf-16"] if marked else ["utf-8-sig", "cp1252"]:
-        try:
-            return data.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-    return data.decode("latin-1")
+    if data.startswith((encodings.BOM_UTF16_LE, encodings.BOM_UTF16_BE)):
+        return data.decode("utf-16", "replace")
+    text = data.decode("utf-8-sig", "surrogateescape")
+    if data.startswith(encodings.BOM_UTF8) or _is_utf8(text):
+        return text
+    try:
+        return data.decode("cp1252")
+    except UnicodeDecodeError:
+        return data.decode("latin-1")
+
+
+def _is_utf8(text: str) -> bool:
+    """Whether a text that was read as UTF-8 is that, a few names of other bytes among it or not.
+
+    In Windows' code pages a letter beyond ASCII is one byte, and only by chance (É before a quotation mark) two are a
+    letter of UTF-8: most bytes are none. Where there are three letters or more for each such byte, a Unix wrote it.
+    """
+    odd = len(re.findall("[\udc80-\udcff]", text))
+    return odd == 0 or len(re.findall("[^\0-\x7f]", text)) - odd >= 3 * odd
 
 
 def _parquet(path: Path) -> Table:
@@ -161,15 +185,23 @@ def _parquet(path: Path) -> Table:
     except ImportError as error:
         raise MissingExtra("pyarrow, which reads Parquet,", "parquet") from error
     try:
-        table = pyarrow.parquet.read_table(path)
+        with pyarrow.parquet.ParquetFile(path) as file:
+            refuse_many(file.metadata.num_rows, path)  # a row can cost less than a hundredth of a byte, and a text 50
+            table = file.read()
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path} is not a whole Parquet file: {error}"[:300]) from error
     kinds = {field.name: field.type for field in table.schema}
     lists = {name for name, kind in kinds.items() if pyarrow.types.is_list(kind) or pyarrow.types.is_large_list(kind)}
     plain = {name: table.column(name) for name, kind in kinds.items()
              if name in lists or not (pyarrow.types.is_nested(kind) or pyarrow.types.is_binary(kind))}  # fmt: skip
-    return {name: ["" if value is None else "|".join(map(str, value)) + "|" if name in lists else str(value)
-                   for value in column.to_pylist()] for name, column in plain.items()}  # fmt: skip
+    return {name: [_written(value) for value in column.to_pylist()] for name, column in plain.items()}
+
+
+def _written(value: object) -> str:
+    """A value of Parquet as text: of a list each label with a bar behind it; what is not there is blank."""
+    if isinstance(value, list):
+        return "|".join(map(str, value)) + "|"
+    return "" if value is None or value != value else str(value)
 
 
 # ── its columns ──
@@ -187,8 +219,7 @@ class _Chosen:
 def _chosen(table: Table, asked: Columns, root: Path, path: Path) -> tuple[_Chosen, list[str]]:
     if asked.picture and asked.picture not in table:
         raise CallError(f"{path} has no column {asked.picture!r}", expected=f"one of {', '.join(table)}")
-    split = _called(table, SPLITS)
-    split = split if {v.lower() for v in table.get(split, ()) if v} <= set(layout.SPLIT_NAMES) else ""
+    split = _split_column(table, asked, path)
     group = asked.group if asked.group in table else "" if asked.group else _called(table, ("group",))
     picture = asked.picture or _picture_column(table, root, path)
     elsewhere = {picture, split, group}
@@ -201,6 +232,23 @@ def _chosen(table: Table, asked: Columns, root: Path, path: Path) -> tuple[_Chos
     said += f", parted by {many.parted}" if many and many.parted else ""
     said += f"; not used: {', '.join(map(repr, others))}" if others else ""
     return _Chosen(picture, columns[0], split, group, many), [said]
+
+
+def _split_column(table: Table, asked: Columns, path: Path) -> str:
+    """The column that says which split a row belongs to; "" for none.
+
+    Raises:
+        DataError: it names splits, or is called split, and holds something else too. Without it the rows would be
+            dealt anew, and the user's test would be trained on.
+    """
+    others = {asked.picture, asked.group, asked.target, *map(str.strip, asked.target.split(","))}
+    name = _called({name: table[name] for name in table if name not in others}, SPLITS)
+    values = {value.strip().lower() for value in table.get(name, ())} - {""}
+    strange = sorted(values - layout.SPLIT_NAMES.keys())
+    if strange and (name.lower() == SPLITS[0] or len(strange) < len(values)):
+        raise DataError(f"{path}, column {name!r}", expected=f"one of {', '.join(layout.SPLIT_NAMES)}, or blank",
+                        received=some(strange), do="Mend them, or give the column another name")  # fmt: skip
+    return "" if strange else name
 
 
 def _called(table: Table, names: Sequence[str]) -> str:
@@ -221,9 +269,10 @@ def _picture_column(table: Table, root: Path, path: Path) -> str:
 
 
 def _names_files(values: Sequence[str], root: Path) -> bool:
-    some = [value for value in values if value][:: max(1, len(values) // LOOKED_AT)]
-    inside = [value for value in some if not escapes(value)]
-    return bool(some) and sum((root / value).is_file() for value in inside) > len(some) / 2
+    # os.path, since those of Path raise for a caption that is longer than a name may be.
+    looked_at = [value for value in values if value][:: max(1, len(values) // LOOKED_AT)]
+    there = sum(os.path.isfile(root / value) for value in looked_at if not escapes(value))
+    return there > len(looked_at) / 2
 
 
 def _target_column(table: Table, others: set[str], path: Path) -> str:
@@ -258,7 +307,8 @@ def _rows(table: Table, chosen: _Chosen, root: Path) -> tuple[dict[str, _Row], l
     contradicted: dict[str, str] = {}
     for written, target, split, group in zip(table[chosen.picture], *columns):
         key = _key(written, root)
-        row = _Row(unicodedata.normalize("NFC", target.strip()), layout.SPLIT_NAMES.get(split.lower()), group)
+        cls = unicodedata.normalize("NFC", target.strip())
+        row = _Row(cls, layout.SPLIT_NAMES.get(split.strip().lower()), group.strip())
         said[key] += 1
         if problem := _problem(key, row, root):
             refused.append(problem)
@@ -275,7 +325,7 @@ def _rows(table: Table, chosen: _Chosen, root: Path) -> tuple[dict[str, _Row], l
 def _key(written: str, root: Path) -> str:
     """The path with "/", as in a folder; "\\" is one too unless it is a letter of a name that is there."""
     key = written.strip()
-    key = key.replace("\\", "/") if os.sep == "\\" or not (root / key).exists() else key
+    key = key.replace("\\", "/") if os.sep == "\\" or not os.path.exists(root / key) else key
     return "/".join(part for part in key.split("/") if part != ".") if "./" in key else key
 
 
@@ -289,7 +339,7 @@ def _problem(key: str, row: _Row, root: Path) -> Refusal | None:
     real = os.path.realpath(root / key)
     if not os.path.lexists(root / key):
         return Refusal(key, "missing", "there is no such file")
-    if os.path.commonpath((real, root)) != str(root):
+    if not inside(real, str(root)):
         return Refusal(key, "link", "a link out of the table's folder")
     if not os.path.isfile(real):
         return Refusal(key, "not-a-picture", "not a regular file")

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .. import codecs
-from ..errors import CallError, DataError, PictureError
+from ..errors import CallError, DataError, PictureError, first_line
 from ..vocabulary import Dataset, Record, Refusal, Split
 from .layout import SPLIT_NAMES, fingerprint
 
@@ -78,7 +78,8 @@ def read(source: Items | Mapping[str, Items]) -> Dataset:
             places[record.key] = items, index
             records.append(record)
     if not records:
-        raise DataError("no pictures in the data set", received=f"{len(refused):,} that cannot be read")
+        why = f": {refused[0].reason}" if refused else ""
+        raise DataError("no pictures in the data set", received=f"{len(refused):,} that cannot be read{why}")
     ordered = tuple(sorted(records, key=lambda record: record.key))
     called = type(next(iter(sets.values()))).__name__.lower()
     return Dataset(called, ordered, classes, ItemStore(places), fingerprint(ordered, classes), tuple(refused))
@@ -94,10 +95,13 @@ def _record(picture: np.ndarray, target: int, index: int, classes: tuple[str, ..
 def _item(items: Items, index: int) -> tuple[np.ndarray, int]:
     try:
         item = items[index]
+    except Exception as error:  # whatever its owner's code raises, of this one picture
+        what = f"{type(error).__name__}: {first_line(error)}"
+        raise PictureError("unreadable", f"item {index} cannot be read: {what}") from error
+    try:
         image, target = item
         target = int(target)
     except (TypeError, ValueError) as error:
-        raise CallError("a data set's item", expected="(picture, index of its class)", received=type(error)) from error
-    except Exception as error:  # whatever its owner's code raises, of this one picture
-        raise PictureError("unreadable", f"item {index} cannot be read: {type(error).__name__}") from error
+        expected, received = "(picture, index of its class)", type(item).__name__
+        raise CallError("a data set's item", expected=expected, received=received, do=first_line(error)) from error
     return codecs.picture(image), target

@@ -127,19 +127,19 @@ def _members(file: BinaryIO, path: Path) -> Iterator[Member]:
     told: dict[str, str] = {}  # what long names and pax records say of the next entry
     while header := _header(file, at, path):
         letter, name, size = header[156:157], _name(header), _number(header[124:136], path)
-        start = at + BLOCK
+        start, key = at + BLOCK, told.get("path", name)
+        if letter not in b"Lxg":
+            size = _size(told["size"], path) if told.get("size") else size
+            # Links, devices and folders have no bytes, whatever size they claim.
+            size = 0 if letter in b"123456" else size
+        if start + size > end:
+            raise DataError(f"{path} is not a whole tar: it ends inside {key}", do="Copy or download it again")
         if letter in b"Lx":
             told |= _long_name(file, start, size, path) if letter == b"L" else _pax(file, start, size, path)
         elif letter != b"g":
-            size = int(told["size"]) if told.get("size", "").isdecimal() else size
             kind = _KINDS.get(letter, "other")
-            key = told.get("path", name)
-            if kind == "file" and start + size > end:
-                raise DataError(f"{path} is not a whole tar: it ends inside {key}", do="Copy or download it again")
             yield Member(_tidy(key), "folder" if kind == "file" and key.endswith("/") else kind, start, size)
             told = {}
-            # Links and devices have no bytes, whatever size they claim.
-            size = size if kind in ("file", "other") and letter not in b"346" else 0
         at = start + -(-size // BLOCK) * BLOCK
 
 
@@ -177,6 +177,13 @@ def _number(field: bytes, path: Path) -> int:
     if not digits.strip(b"01234567"):
         return int(digits, 8)
     raise DataError(f"{path} is not a whole tar: {field!r} is no size")
+
+
+def _size(text: str, path: Path) -> int:
+    """The size in a pax record: decimal digits."""
+    if text.isascii() and text.isdigit() and len(text) <= 20:
+        return int(text)
+    raise DataError(f"{path} is not a whole tar: {text[:20]!r} is no size")
 
 
 def _extra(file: BinaryIO, start: int, size: int, path: Path) -> bytes:

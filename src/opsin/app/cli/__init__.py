@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from ... import __version__
-from ...errors import CallError, OpsinError
+from ...errors import CallError, MachineError, OpsinError, first_line
 
 VERBS = {
     "demo": "Train on real digits and name what is on real photographs: no network, no data of your own.",
@@ -26,6 +26,7 @@ VERBS = {
     "process": "Put pictures through operations, from folder to folder.",
     "list": "What there is: models, recipes, operations, datasets, runs.",
 }
+OWN_FAULT = 70  # EX_SOFTWARE of sysexits.h
 
 
 class Lazy(click.Group):
@@ -67,12 +68,12 @@ def group() -> None:
     """From a folder of pictures to a classifier that can be trusted and shipped.
 
     Exit codes: 0 done, 1 a gate is not passed, 2 the call is wrong, 3 the data is wrong, 4 the model is wrong, 5 the
-    machine is (memory, disk, missing extra), 130 interrupted.
+    machine is (memory, disk, missing extra), 70 a fault of opsin's own, 130 interrupted.
     """
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The entry point: every error that opsin knows becomes one message and its exit code."""
+    """The entry point: every error becomes one message and its exit code."""
     gc.set_threshold(10_000)  # at Python's 700, looking for garbage takes a quarter of the time of timm's import
     code = run(sys.argv[1:] if arguments is None else arguments)
     gc.freeze()  # all that was imported is looked through for garbage before the end otherwise: a quarter of a second
@@ -93,13 +94,30 @@ def run(arguments: list[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         click.echo("opsin: interrupted", err=True)
         return 130
+    except (OSError, MemoryError) as error:
+        what = "there is not enough memory" if isinstance(error, MemoryError) else "the system refuses"
+        return _tell(MachineError(f"{what}: {first_line(error)}"), arguments)
+    except Exception as error:  # a gate that is not passed must be the only 1
+        return _confess(error, arguments)
     return code if isinstance(code, int) else 0
 
 
 def _tell(error: OpsinError, arguments: list[str]) -> int:
+    return _told(type(error).__name__, str(error), error.exit_code, arguments)
+
+
+def _confess(error: Exception, arguments: list[str]) -> int:
+    """Tell a fault of our own, with all that a report of it needs."""
+    import traceback
+
+    click.echo("".join(traceback.format_exception(error)), err=True)
+    text = f"this is a fault of opsin {__version__}, please report it with its traceback: {first_line(error)}"
+    return _told(type(error).__name__, text, OWN_FAULT, arguments)
+
+
+def _told(kind: str, message: str, code: int, arguments: list[str]) -> int:
     if "--json" in arguments:
-        facts: dict[str, Any] = {"kind": type(error).__name__, "message": str(error), "exit_code": error.exit_code}
-        click.echo(json.dumps({"error": facts}))
+        click.echo(json.dumps({"error": {"kind": kind, "message": message, "exit_code": code}}))
     else:
-        click.echo(f"opsin: {error}", err=True)
-    return error.exit_code
+        click.echo(f"opsin: {message}", err=True)
+    return code
