@@ -16,7 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.metrics.pairwise import cosine_similarity
 
-from opsin import cache, features, metrics, models, plans, preprocessing
+from opsin import cache, features, heads, metrics, models, plans, preprocessing
 from opsin.engines import Engine
 from opsin.errors import DataError
 from opsin.models import weights
@@ -169,6 +169,22 @@ def test_the_choice_is_the_same_each_time_and_for_rows_beyond_the_limit(monkeypa
     monkeypatch.setattr(features, "MOST_ROWS", 90)
     some, _ = features.choose_strength(x, y)
     assert some in features.STRENGTHS
+
+
+def test_a_rare_class_is_among_the_rows_that_the_strength_is_chosen_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = vectors(3000, 4, 2)
+    y[3:] = 0
+    monkeypatch.setattr(features, "MOST_ROWS", 60)
+    for seed in range(6):
+        features.best_head(x, y, 2, seed=seed)
+        heads.best_heads(x, np.stack([y, 1 - y], 1).astype(np.float32), "multi-label", seed=seed)
+
+
+def test_the_rows_are_drawn_at_random_where_no_class_is_rare() -> None:
+    order = np.random.default_rng(5).permutation(9000)
+    np.testing.assert_array_equal(features._drawn(np.arange(9000) % 7, 5), np.sort(order[: features.MOST_ROWS]))
+    np.testing.assert_array_equal(features._drawn(np.arange(3000), 5), np.arange(3000))
+    assert len(features._drawn(np.arange(9000), 5)) == features.MOST_ROWS  # every row a class
 
 
 def test_the_best_head_depends_on_how_many_pictures_there_are() -> None:

@@ -34,6 +34,7 @@ KEPT_BYTES = 2**30  # of all vectors in the cache folder
 FEW = 3  # pictures a class, below which a head is the classes' means: too few for cross-validation
 STRENGTHS = tuple(10 ** (half / 2) for half in range(-6, 3))  # 0.001 … 10
 MOST_ROWS = 3_000  # that the strength is chosen on: more would not choose otherwise
+OF_EACH = 10  # of them at least of a class, or all that it has: two a fold
 
 Head = tuple[np.ndarray, np.ndarray]
 
@@ -264,7 +265,8 @@ def choose_strength(
 ) -> tuple[float, dict[float, float]]:
     """The strength of STRENGTHS whose heads give unseen pictures the least cross-entropy, by k-fold cross-validation.
 
-    From the strongest regularisation on, until it has grown twice in a row. On MOST_ROWS rows at most.
+    From the strongest regularisation on, until it has grown twice in a row. On MOST_ROWS rows at most, drawn at random
+    but for OF_EACH of every class, so that a rare one is there.
 
     Args:
         vectors, targets: of training pictures only.
@@ -276,7 +278,7 @@ def choose_strength(
     Raises:
         DataError: when `targets` holds one class only.
     """
-    rows = np.sort(np.random.default_rng(seed).permutation(len(targets))[:MOST_ROWS])
+    rows = _drawn(targets, seed)
     present, labels = _labelled(targets[rows])
     fold = deal(labels, [groups[row] for row in rows] if groups is not None else None, folds=folds, seed=seed)
     found: dict[float, float] = {}
@@ -289,6 +291,14 @@ def choose_strength(
             if len(last) == 3 and last[0] < last[1] < last[2]:
                 break
     return min(found, key=found.__getitem__), found
+
+
+def _drawn(targets: np.ndarray, seed: int) -> np.ndarray:
+    """The rows, ascending, that `choose_strength` looks at."""
+    order = np.random.default_rng(seed).permutation(len(targets))
+    own = [order[targets[order] == target][:OF_EACH] for target in np.unique(targets)]
+    first = dict.fromkeys(np.concatenate([*own, order[:MOST_ROWS]]).tolist())
+    return np.sort(list(first)[:MOST_ROWS])
 
 
 def _unseen_loss(
