@@ -16,7 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.metrics.pairwise import cosine_similarity
 
-from opsin import cache, features, heads, metrics, models, plans, preprocessing
+from opsin import cache, engines, features, heads, metrics, models, plans, preprocessing
 from opsin.engines import Engine
 from opsin.errors import DataError
 from opsin.models import weights
@@ -323,6 +323,15 @@ def test_settling_compares_with_the_reference(wrong: bool, monkeypatch: pytest.M
     choice = features.settle(network, pixels, ROAD, offered, pictures=10**6, memory=tmp_path / "plans.json")
     assert choice.plan == offered[not wrong]
     assert ("refused" in " ".join(choice.notes)) == wrong
+
+
+def test_an_engine_on_a_gpu_leaves_the_reference_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, placed = seeded(Net), []
+    monkeypatch.setattr(plans, "place", lambda own, plan: placed.append(own) or own)
+    monkeypatch.setattr(engines, "build", lambda *_: None)
+    for device in ("cpu", "cuda"):
+        features.engine(network, ROAD, Plan(device))
+    assert [own is network for own in placed] == [True, False]
 
 
 # Vectors that are kept -----------------------------------------------------------------------------------------------

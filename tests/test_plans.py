@@ -361,6 +361,16 @@ def test_short_work_is_the_references_and_nothing_is_built_for_it(clock: Clock) 
     assert settle([FAST], bench, SAMPLE, pictures=9).plan == FAST  # forced
 
 
+def test_a_gpu_is_held_to_the_reference_on_the_cpu(clock: Clock) -> None:
+    gpu = Plan("cuda", "fp32", True, 2)
+    seconds = {gpu: 0.1, PLAIN: 1.0}
+    for pictures in (9, 1000):
+        assert settle([gpu], Bench(clock, seconds), SAMPLE, pictures=pictures).plan == gpu
+        wrong = settle([gpu], Bench(clock, seconds, {gpu: 3}), SAMPLE, pictures=pictures)
+        assert wrong.plan == PLAIN
+        assert "cuda fp32 channels last is refused" in wrong.notes[0]
+
+
 def test_a_choice_of_engine_is_remembered(clock: Clock, tmp_path: Path) -> None:
     memory, bench = tmp_path / "plans.json", Bench(clock, SECONDS)
     first = settle(ALL, bench, SAMPLE, pictures=1000, memory=memory, work="features")

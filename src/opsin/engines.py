@@ -13,7 +13,8 @@ import functools
 import importlib
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -62,7 +63,7 @@ class How:
 
 
 def build(module: Logits, engine: str, how: How) -> Engine:
-    """The engine that runs `module`, as it is now: later changes of its weights do not reach it.
+    """The engine that runs `module`, whose weights should not change after that: only torch may see that they do.
 
     Args:
         module: Logits or Features; its road says the pictures' side.
@@ -134,11 +135,23 @@ def _torch(module: Logits, how: How) -> Engine:
 
     def run(images: np.ndarray) -> np.ndarray:
         inputs = torch.from_numpy(images).to(how.device)
-        with torch.no_grad(), torch.autocast(kind, dtype=torch.bfloat16, enabled=how.precision == "bf16"):
+        half = torch.autocast(kind, dtype=torch.bfloat16, enabled=how.precision == "bf16")
+        with torch.no_grad(), half, _exact() if kind == "cuda" else nullcontext():
             return module(inputs).float().cpu().numpy()  # type: ignore[no-any-return]
 
     # More at a time would fall out of a processor's caches.
     return run if kind != "cpu" else lambda images: np.concatenate([run(chunk) for chunk in _chunks(images)])
+
+
+@contextmanager
+def _exact() -> Iterator[None]:
+    """fp32 is fp32 on NVIDIA's GPUs too, where torch rounds what goes into a convolution to ten bits by default."""
+    convolutions = torch.backends.cudnn.conv
+    before, convolutions.fp32_precision = convolutions.fp32_precision, "ieee"
+    try:
+        yield
+    finally:
+        convolutions.fp32_precision = before
 
 
 def _onnxruntime(module: Logits, how: How) -> Engine:

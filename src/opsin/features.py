@@ -8,6 +8,7 @@ A head is the weight `(K, D)` and bias `(K,)` of a linear layer, so what it make
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import inspect
 import os
@@ -51,7 +52,7 @@ def settle(
     pictures: int,
     memory: Path | None = None,
 ) -> Choice:
-    """How to extract here: `plans.settle` for this network's vectors. The network is left as a plan's `place` left it.
+    """How to extract here: `plans.settle` for this network's vectors. The network's weights are laid out as it likes.
 
     An engine agrees where a head fitted on the reference's vectors of one half of the sample answers alike for its
     vectors and for the reference's vectors of the other half, and the other way round: vectors matter as far as they
@@ -79,9 +80,10 @@ def settle(
 
 
 def engine(network: nn.Module, road: Preprocessing, plan: Plan) -> Engine:
-    """The engine that gives vectors, with the network placed for it."""
+    """The engine that gives vectors: of the network, placed for it, and on a GPU of a copy of it there."""
     how = engines.How(plan.precision, plan.threads, plan.device)
-    return engines.build(engines.Features(plans.place(network, plan), road), plan.engine, how)
+    own = network if plan.device == "cpu" else copy.deepcopy(network)  # which the reference goes on to use
+    return engines.build(engines.Features(plans.place(own, plan), road), plan.engine, how)
 
 
 def agreement(expected: np.ndarray, found: np.ndarray, targets: np.ndarray) -> float:

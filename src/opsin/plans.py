@@ -177,11 +177,12 @@ def settle(
     memory: Path | None = None,
     work: str = "",
 ) -> Choice:
-    """The fastest plan whose engine answers as the reference does, which is torch in fp32, and its engine.
+    """The fastest plan whose engine answers as the reference does, which is torch in fp32 on the CPU, and its engine.
 
-    Work that the reference does in SHORT seconds is the reference's. For longer work engines are built, timed and
-    compared with the reference on ENOUGH pictures, in the order of `offered`, for as long as what another could save
-    repays its building; those left race. Refusals are in the notes. The reference takes the work when nobody else can.
+    Work that the reference, if it is offered, does in SHORT seconds is its own. For longer work engines are built,
+    timed and compared with the reference on ENOUGH pictures, in the order of `offered`, for as long as what another
+    could save repays its building; those left race. Refusals are in the notes. The reference takes the work when nobody
+    else can.
 
     Args:
         offered: what `inference_candidates` gave.
@@ -192,12 +193,13 @@ def settle(
             reference's, then the other's. By default the share of rows with the same largest value.
         memory, work: where choices are kept, and for what; `work` names the weights, on which agreement depends.
     """
-    plain = dataclasses.replace(offered[0], precision="fp32", channels_last=True, engine="torch")
+    plain = dataclasses.replace(offered[0], device="cpu", precision="fp32", channels_last=True, engine="torch")
     reference, few = build(plain), sample[:TIMED]
     seconds = math.inf
-    for _ in range(4):  # the best of a few: what is made on the first call does not count, nor what disturbs one
+    # The best of a few: what is made on the first call does not count, nor what disturbs one.
+    for _ in range(4 if plain in offered else 0):
         seconds = min(seconds, _seconds(_call(reference, few)))
-        if plain in offered and seconds * pictures / len(few) < SHORT:
+        if seconds * pictures / len(few) < SHORT:
             return Choice(plain, reference)
     if memory and (known := remembered(memory, work, list(offered))):
         return Choice(known, build(known))
@@ -207,9 +209,8 @@ def settle(
         share = 1.0 if plan == plain else agree(expected, engine(sample[:ENOUGH]))
         return "" if share >= AGREE else _refusal(plan, share, len(expected))
 
-    slowest = seconds if plain in offered else math.inf
     ready, notes = _fit(
-        offered, lambda plan: reference if plan == plain else build(plan), refusal, few, pictures, slowest
+        offered, lambda plan: reference if plan == plain else build(plan), refusal, few, pictures, seconds
     )
     if not ready:
         return Choice(plain, reference, (*notes, f"{plain} takes the work, for want of another"))
