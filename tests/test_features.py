@@ -363,6 +363,14 @@ def test_the_key_tells_everything_apart_that_vectors_depend_on() -> None:
     assert len(set(keys)) == len(keys)
 
 
+def test_another_version_of_an_engine_makes_its_own_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels, keys = job(recipe(), n=12).batches.pixels, []
+    for version in ("2026.1", "2026.2"):
+        monkeypatch.setattr(engines.metadata, "version", lambda _, version=version: version)
+        keys.append([features.key(seeded(Net), pixels, ROAD, Plan(engine=name)) for name in ("torch", "openvino")])
+    assert [one == other for one, other in zip(*keys)] == [True, False]
+
+
 def test_vectors_come_back_as_they_were_kept(cache_folder: Path) -> None:
     x, _ = vectors(20, 4, 2)
     assert features.recall("a" * 64) is None

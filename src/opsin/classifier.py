@@ -188,10 +188,10 @@ def settle(
     """How to answer for many pictures here: `plans.settle` on the first of them.
 
     Fewer than `plans.ENOUGH` are the reference's. For more, engines in fp32 whose labels are the reference's and whose
-    probabilities are within CLOSE, for `plans.AGREE` of the pictures: nobody has to know which one answered.
+    probabilities are within CLOSE, for all pictures that are asked: nobody has to know which one answered.
 
     Args:
-        fast: take lower precision as well, where only the labels have to be the reference's.
+        fast: take lower precision as well, where only the labels have to be the reference's, for `plans.AGREE` of them.
         memory: the file that choices are kept in.
         decode: as for `predict_store`.
     """
@@ -211,6 +211,7 @@ def settle(
         if fast and clf.task == "single-label"
         else lambda expected, found: _agreement(clf, expected, found),
         memory=memory,
+        least=plans.AGREE if fast else 1.0,
         work=f"answers {digest(clf)[:16]}, engines {', '.join(engines.installed())}",
     )
 

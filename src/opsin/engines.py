@@ -14,8 +14,9 @@ import importlib
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from importlib import metadata
 from importlib.util import find_spec
 from typing import Any
 
@@ -90,6 +91,15 @@ def build(module: Logits, engine: str, how: How) -> Engine:
 def installed() -> list[str]:
     """The names of the engines that are here, torch first; nothing is imported for it."""
     return [name for name, (_, parts) in ENGINES.items() if all(find_spec(part) for part in parts)]
+
+
+def version(engine: str) -> str:
+    """The engine's name and the versions of the packages that it needs, which decide what it answers, and how fast."""
+    found = [engine]
+    for part in ENGINES[engine][1]:
+        with suppress(metadata.PackageNotFoundError):  # there is an onnxruntime by other names too
+            found.append(metadata.version(part))
+    return " ".join(found)
 
 
 def to_onnx(module: nn.Module, example: Tensor, *, outputs: Sequence[str] = ("logits",)) -> bytes:

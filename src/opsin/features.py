@@ -148,7 +148,7 @@ def key(network: nn.Module, pixels: Pixels, road: Preprocessing, plan: Plan) -> 
     digest = hashlib.sha256()
     for start in range(0, len(pixels), BATCH):
         digest.update(np.ascontiguousarray(pixels.array[start : start + BATCH]).data)
-    facts = (pixels.array.shape, road, plan.engine, plan.precision, plan.device, torch.__version__)
+    facts = (pixels.array.shape, road, engines.version(plan.engine), plan.precision, plan.device, torch.__version__)
     digest.update(repr((*facts, _weights_digest(network))).encode())
     return digest.hexdigest()
 

@@ -30,7 +30,7 @@ from .errors import CallError, MachineError, MissingExtra, unknown
 Net = TypeVar("Net", bound=nn.Module)
 Precision = Literal["fp32", "bf16"]
 
-AGREE = 0.995  # the least share of pictures on which an engine must answer as the reference does
+AGREE = 0.995  # the least share of pictures on which an engine must answer as the reference does, if not on all
 ENOUGH = 200  # pictures that are asked for it: fewer cannot tell 99.5 % from 99 %
 TIMED = engines.CHUNK  # pictures a timed call: of fewer, OpenVINO answers as many
 SHORT = 20.0  # seconds of work that is not worth measuring for: an engine takes 4 to 12 seconds to build and compare
@@ -176,6 +176,7 @@ def settle(
     agreement: Callable[[np.ndarray, np.ndarray], float] | None = None,
     memory: Path | None = None,
     work: str = "",
+    least: float = AGREE,
 ) -> Choice:
     """The fastest plan whose engine answers as the reference does, which is torch in fp32 on the CPU, and its engine.
 
@@ -192,6 +193,7 @@ def settle(
         agreement: the share of pictures, 0…1, on which two results of engines for `sample` say the same: first the
             reference's, then the other's. By default the share of rows with the same largest value.
         memory, work: where choices are kept, and for what; `work` names the weights, on which agreement depends.
+        least: the agreement that is asked for.
     """
     plain = dataclasses.replace(offered[0], device="cpu", precision="fp32", channels_last=True, engine="torch")
     reference, few = build(plain), sample[:TIMED]
@@ -207,7 +209,7 @@ def settle(
 
     def refusal(plan: Plan, engine: Engine) -> str:
         share = 1.0 if plan == plain else agree(expected, engine(sample[:ENOUGH]))
-        return "" if share >= AGREE else _refusal(plan, share, len(expected))
+        return "" if share >= least else _refusal(plan, share, len(expected), least)
 
     ready, notes = _fit(
         offered, lambda plan: reference if plan == plain else build(plan), refusal, few, pictures, seconds
@@ -276,10 +278,10 @@ def _seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def _refusal(plan: Plan, share: float, of: int) -> str:
+def _refusal(plan: Plan, share: float, of: int, least: float) -> str:
     return (
         f"{plan} is refused: it answers as the fp32 reference does for {100 * share:.1f} % of {of} pictures, "
-        f"and {100 * AGREE:.1f} % are asked for"
+        f"and {100 * least:.1f} % are asked for"
     )
 
 
@@ -334,5 +336,6 @@ def remember(file: Path, work: str, plan: Plan) -> None:
 
 
 def _key(work: str) -> str:
-    """Other hardware or another torch is another measurement."""
-    return f"{work} · torch {torch.__version__} · {platform.machine()} {platform.processor()} · {os.cpu_count()} cores"
+    """Other hardware, another torch or another version of an engine is another measurement."""
+    here = (*map(engines.version, engines.installed()), torch.__version__, platform.machine(), platform.processor())
+    return " · ".join((work, *here, f"{os.cpu_count()} cores"))
