@@ -7,12 +7,13 @@
 
 ZIP is an archive of class folders of JPEG files, such as clothing.zip. RUNS is a folder that a run is made in where it
 is not there yet. FRESH is an environment with onnxruntime, numpy and Pillow alone; FOLDER is
-one where `npm install onnxruntime-node sharp` was run.
+one where `npm install onnxruntime-node @imagemagick/magick-wasm` was run.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import statistics
 import subprocess
@@ -29,9 +30,22 @@ import torch
 from record import alternating, conditions, spread, write
 
 import opsin
-from opsin import cache, classifier, comparison, engines, exporting, features, models, plans, preprocessing, runs
+from opsin import (
+    cache,
+    classifier,
+    comparison,
+    engines,
+    exporting,
+    extras,
+    features,
+    models,
+    plans,
+    preprocessing,
+    runs,
+)
 from opsin.classifier import Classifier
 from opsin.errors import MachineError
+from opsin.exporting.readme import MAGICK
 from opsin.plans import Plan
 from opsin.preprocessing import Preprocessing
 from opsin.vocabulary import Dataset, finished
@@ -174,14 +188,22 @@ def alone(archive: Path, folder: Path, python: str, node: Path | None) -> None:
         "The lines of README.md, run as they stand on clothing's test pictures, beside opsin",
         ["network", "resizing", "lines", "pictures", "labels alike, %", "largest difference of the probability named"],
         rows,
-        conditions={"python": python, "node": said_version(node), **conditions(*VERSIONS)},
-        notes=["Python: an environment with onnxruntime, numpy and Pillow alone; JavaScript: onnxruntime-node, sharp"],
+        conditions={"python": python, **of_node(node), **conditions(*VERSIONS)},
+        notes=[
+            "Python: an environment with onnxruntime, numpy and Pillow alone; "
+            f"JavaScript: one with onnxruntime-node and {MAGICK} alone"
+        ],
     )
 
 
-def said_version(node: Path | None) -> str:
-    asked = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True) if node else None
-    return asked.stdout.strip() if asked else "not asked"
+def of_node(node: Path | None) -> dict[str, str]:
+    """The versions on JavaScript's side."""
+    if not node:
+        return {"node": "not asked"}
+    asked = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True)
+    files = {name: node / "node_modules" / name / "package.json" for name in ("onnxruntime-node", MAGICK)}
+    told = {name: json.loads(file.read_text(encoding="utf-8"))["version"] for name, file in files.items()}
+    return {"node": asked.stdout.strip(), **told}
 
 
 def unpacked(clf: Classifier, data: Dataset, place: Path) -> dict[str, opsin.Prediction]:
@@ -357,7 +379,7 @@ def eager(clf: Classifier) -> Side:
 
 def openvino_sides(clf: Classifier) -> dict[str, Side]:
     """What somebody writes who knows OpenVINO: normalisation in the graph, threads for decoding, whole batches."""
-    openvino = engines.optional("openvino")
+    openvino = extras.optional("openvino")
     module, side = engines.Logits(clf.network, clf.preprocessing), clf.preprocessing.size
     example = torch.zeros(2, 3, side, side, dtype=torch.uint8)
     with torch.no_grad():
@@ -413,6 +435,7 @@ def cold(archive: Path, folder: Path, rounds: int) -> None:
         commands = {
             "torch, eager: a script": [sys.executable, "-c", EAGER, weights, str(picture), str(len(clf.classes))],
             "opsin predict RUN a.jpg": [*OPSIN, "predict", str(run), str(picture)],
+            "opsin predict model.onnx a.jpg": [*OPSIN, "predict", "model.onnx", str(picture)],
             "README's lines of model.onnx": [sys.executable, "run.py", str(picture)],
         }
         state = conditions(*VERSIONS)

@@ -133,7 +133,7 @@ def test_only_pictures_are_refused_and_a_bug_is_not_swallowed(monkeypatch: pytes
     def broken(*_: Any, **__: Any) -> Any:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(preprocessing, "prepare", broken)
+    monkeypatch.setattr(preprocessing, "_fitted", broken)
     with pytest.raises(ZeroDivisionError):
         finished(cache.build(dataset(5), ROADS))
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import opsin
-from opsin import cache, classifier, codecs, evaluation, metrics
+from opsin import answers, cache, codecs, evaluation, metrics
 from opsin.classifier import Classifier, predict_all, predict_store
 from opsin.errors import CallError
 from opsin.preprocessing import Preprocessing
@@ -49,7 +49,7 @@ def test_batches_of_any_size_and_order_answer_as_one_at_a_time(clf, monkeypatch,
     images = pictures(70)
     alone = {key: opsin.predict(clf, image).probabilities for key, image in images.items()}
     assert np.ptp([p[0] for p in alone.values()]) > 0.1  # else a neighbour's answer could not show
-    monkeypatch.setattr(classifier, "BATCH", batch)
+    monkeypatch.setattr(answers, "BATCH", batch)
     order = np.random.default_rng(batch).permutation(list(images)).tolist()
     found = list(predict_store(clf, ArrayStore(images), order, threads=3))
     assert [p.key for p in found] == order
@@ -67,7 +67,7 @@ def test_predict_answers_what_evaluate_scores(clf) -> None:
 
 def test_the_temperature_divides_the_logits(clf) -> None:
     image = pictures(1)["0"]
-    found = classifier.logits(clf, classifier._prepared(clf, ArrayStore({"a": image}), "a")[None])[0]
+    found = clf.run(clf.prepare(image)[None])[0]
     for temperature in (0.5, 1.0, 3.0):
         answer = opsin.predict(dataclasses.replace(clf, temperature=temperature), image).probabilities
         scaled = np.exp((found / temperature).astype(np.float64))

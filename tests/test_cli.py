@@ -225,6 +225,13 @@ def test_list(here, capsys, what: str, names: set[str]) -> None:
     assert list(strict(capsys.readouterr().out)) == [name for name in found if pattern in name]
 
 
+@pytest.mark.parametrize("what", ["models", "recipes", "ops", "datasets", "runs"])
+def test_a_list_of_nothing_says_so(here, capsys, what: str) -> None:
+    assert cli.run(["list", what, "no-such-name"]) == 0
+    said = capsys.readouterr()
+    assert (said.out, "no" in said.err) == ("", True)
+
+
 def test_runs_are_listed_with_what_they_came_to(here, capsys) -> None:
     accuracy = strict((RUN / "scores.json").read_text())["test"]["overall"]["accuracy"]
     assert cli.run(["list", "runs"]) == 0

@@ -86,18 +86,23 @@ def test_the_lines_of_javascript_resize_as_torch_does_to_the_level(interpolation
 # ── the lines of README.md ──
 
 
-def photographs(folder: Path, *, most: int = 300) -> list[Path]:
-    """JPEGs and PNGs: large ones, which are decoded smaller, odd sides, gray, turned by their Exif."""
+def photographs(folder: Path) -> list[Path]:
+    """JPEGs and PNGs: large ones, which are decoded smaller, odd sides, gray, with alpha, turned by their Exif."""
     folder.mkdir()
     files = []
-    for number, picture in enumerate(soft(24, least=most // 15, most=most).values()):
-        image = Image.fromarray(picture)
+    for number, picture in enumerate(soft(24, least=20, most=300).values()):
         file = folder / f"{number:02}.{'png' if number % 4 == 3 else 'jpg'}"
         exif = Image.Exif()
         exif[0x0112] = 1 + number % 8
-        image.convert("L" if number % 5 == 4 else "RGB").save(
-            file, exif=exif, **({} if file.suffix == ".png" else {"quality": 92})
-        )
+        image = Image.fromarray(picture).convert("L" if number % 5 == 4 else "RGB")
+        if number % 8 == 7:
+            image.putalpha(Image.linear_gradient("L").resize(image.size))
+        if file.suffix == ".png":
+            image.save(file, exif=exif)
+        elif number % 4 == 2:  # a phone's, with a second picture
+            image.save(file, "MPO", save_all=True, append_images=[image.resize((16, 16))], exif=exif, quality=92)
+        else:
+            image.save(file, exif=exif, quality=92)
         files.append(file)
     return files
 
@@ -159,7 +164,7 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("node")
     if not shutil.which("npm"):
         pytest.skip("needs node and npm")
-    call = ["npm", "install", "--no-audit", "--no-fund", "onnxruntime-node", "sharp"]
+    call = ["npm", "install", "--no-audit", "--no-fund", "onnxruntime-node", readme.MAGICK]
     plain = os.environ | {"ONNXRUNTIME_NODE_INSTALL_CUDA": "skip"}  # or it asks another host for CUDA's part
     done = subprocess.run(call, cwd=folder, capture_output=True, text=True, check=False, env=plain)
     if done.returncode:
@@ -176,7 +181,7 @@ def test_the_javascript_lines_answer_as_opsin_does(packages: Path, fit: str, res
     needed("onnxruntime")
     clf = made(Preprocessing(8, fit, interpolation="bicubic" if fit == "crop" else "bilinear"))
     exporting.export(clf, tmp_path / "model.onnx", data(24), resize=resize)
-    files = photographs(tmp_path / "photos", most=19)  # of 20 on, opsin reads some at a half, which sharp does not
+    files = photographs(tmp_path / "photos")
     (tmp_path / "node_modules").symlink_to(packages / "node_modules")
     (tmp_path / "run.mjs").write_text(block(tmp_path, "js"), encoding="utf-8")
     done = subprocess.run(["node", "run.mjs", *files], capture_output=True, text=True, cwd=tmp_path, check=False)

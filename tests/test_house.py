@@ -214,6 +214,11 @@ def test_the_first_steps_of_the_ladder_import_no_torch() -> None:
     assert not brought_in(code) & {"torch", "torchvision", "timm", "scipy", "sklearn"}
 
 
+def test_what_an_exported_file_needs_imports_no_torch() -> None:
+    code = "from opsin import answers, exported, isolation, preprocessing, resizing, sources, tables"
+    assert not brought_in(code) & {"torch", "torchvision", "timm", "cv2", "scipy", "sklearn"}
+
+
 def test_pillow_is_imported_in_codecs_and_encoding_only() -> None:
     users = {place(file) for file in FILES for _, name in imports(file) if name.split(".")[0] == "PIL"}
     assert users == {"codecs.py", "encoding.py"}
@@ -229,7 +234,9 @@ def test_torchvision_io_is_not_used() -> None:
 def test_public_names_are_all_there() -> None:
     assert opsin.__all__ == sorted(opsin.__all__)
     assert set(opsin.__all__) == set(opsin._PLACES) == set(dir(opsin))
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8").split("##")[0]
     for name, module in opsin._PLACES.items():
+        assert f"`{name}`" in page
         assert getattr(opsin, name) is getattr(importlib.import_module(f"opsin.{module}"), name), name
 
 

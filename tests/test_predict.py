@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 
 import opsin
-from opsin import artefact, classifier, models, plans, reports, sources
+from opsin import answers, artefact, classifier, models, plans, reports, sources
 from opsin.app import cli
 from opsin.classifier import Classifier
 from opsin.errors import CallError, MachineError, MissingExtra
@@ -157,7 +157,7 @@ def test_what_cannot_be_written_is_told_at_once(tmp_path: Path, monkeypatch: pyt
 
 
 def test_only_a_few_batches_are_held_however_many_pictures_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(classifier, "BATCH", 4)
+    monkeypatch.setattr(answers, "BATCH", 4)
     one = pictures(1)["00000"]
     lock, read = threading.Lock(), [0]
 
@@ -175,12 +175,12 @@ def test_only_a_few_batches_are_held_however_many_pictures_there_are(monkeypatch
             yield str(number)
 
     for taken, _ in enumerate(classifier.predict_store(clf, Counting(), names()), 1):
-        assert read[0] <= asked[0] <= taken + 4 * (classifier.AHEAD + 1)
+        assert read[0] <= asked[0] <= taken + 4 * (answers.AHEAD + 1)
     assert taken == read[0] == 400
 
 
 def test_the_next_pictures_are_decoded_while_the_network_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(classifier, "BATCH", 4)
+    monkeypatch.setattr(answers, "BATCH", 4)
     read: list[str] = []
 
     class Telling(ArrayStore):
@@ -372,14 +372,14 @@ def test_another_folder_into_the_same_file_is_other_work(place: Path, monkeypatc
 
 SLOWLY = """
 import sys, time
-from opsin import classifier
+from opsin import answers
 from opsin.app import cli
-real = classifier._prepared
+real = answers.prepared
 def slowly(*given):
     time.sleep(0.01)
     return real(*given)
-classifier._prepared = slowly
-classifier.BATCH = 8
+answers.prepared = slowly
+answers.BATCH = 8
 sys.exit(cli.run(sys.argv[1:]))
 """
 

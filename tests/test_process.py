@@ -400,6 +400,9 @@ def test_nothing_done_is_a_fault_of_the_data(tmp_path: Path, capsys: pytest.Capt
     (tmp_path / "in" / "a.jpg").write_bytes(b"no picture")
     assert cli.run(["process", str(tmp_path / "in"), str(tmp_path / "out"), "--op", "gray"]) == 3
     assert "a.jpg   error not-a-picture" in capsys.readouterr().out
+    (tmp_path / "empty").mkdir()
+    assert cli.run(["process", str(tmp_path / "empty"), str(tmp_path / "out"), "--op", "gray"]) == 3
+    assert "there is no picture" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

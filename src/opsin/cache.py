@@ -39,7 +39,7 @@ from .vocabulary import Dataset, Record, Refusal, Work
 MEMORY_BYTES = 2 * 2**30
 SPARE_BYTES = 2**30  # that a cache leaves free on its disk
 KEPT_BYTES = 8 * 2**30  # of all the caches that are kept for later runs; then the oldest go
-THREADS = min(16, os.cpu_count() or 2)
+THREADS = preprocessing.THREADS
 
 Index = int | slice | np.ndarray
 

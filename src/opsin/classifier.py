@@ -1,6 +1,7 @@
 """Classifier: network + preprocessing + class names + temperature + thresholds. Complete and immutable.
 
-Its answers are the reference: torch in fp32, channels last, evaluation mode, on the one preprocessing road.
+Its answers are the reference: torch in fp32, channels last, evaluation mode, on the one preprocessing road. What
+becomes of logits is in `answers`, for exported files too; its names are here as well.
 """
 
 from __future__ import annotations
@@ -9,11 +10,9 @@ import copy
 import dataclasses
 import functools
 import hashlib
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +20,48 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import allocation, codecs, engines, errors, metrics, plans, preprocessing, sources
-from .cache import THREADS
+from . import allocation, codecs, engines, errors, plans, preprocessing, sources
+from .answers import (
+    BATCH,
+    answers,
+    answers_of,
+    blank,
+    both_sides,
+    decides,
+    filled,
+    named,
+    predict_store,
+    prepared,
+    probabilities,
+)
 from .engines import Engine
 from .models import NetworkSpec, weights
 from .plans import Choice, Plan
-from .preprocessing import Preprocessing
-from .vocabulary import Prediction, Refusal, Scale, Store, Task
+from .preprocessing import THREADS, Decode, Preprocessing
+from .vocabulary import Prediction, Scale, Store, Task
 
-Decode = Callable[..., np.ndarray]  # what `codecs.decode` is
+__all__ = [
+    "BATCH",
+    "CLOSE",
+    "Classifier",
+    "answers",
+    "answers_of",
+    "blank",
+    "both_sides",
+    "checked_classes",
+    "decides",
+    "digest",
+    "filled",
+    "imagenet",
+    "logits",
+    "named",
+    "predict",
+    "predict_all",
+    "predict_store",
+    "probabilities",
+    "settle",
+]
 
-BATCH = 32
-AHEAD = 3  # batches that are held: one that is answered, those that are being decoded
 CLOSE = 1e-5  # of probabilities: what two engines in fp32 may differ by
 
 
@@ -70,110 +99,19 @@ class Classifier:
         """`network` with its batch norms folded away, made on the first use."""
         return engines.folded(self.network, self.preprocessing)
 
+    def prepare(self, data: bytes | np.ndarray, *, decode: Decode = codecs.decode) -> np.ndarray:
+        """What `preprocessing.load` gives, as an array, uint8 `(3, S, S)`."""
+        return preprocessing.pixels(self.preprocessing, data, decode=decode)
+
+    def run(self, images: np.ndarray) -> np.ndarray:
+        """`logits` of arrays, uint8 `(B, 3, S, S)` → float32 `(B, K)`."""
+        return logits(self, torch.from_numpy(images))
+
 
 @torch.no_grad()
 def logits(clf: Classifier, images: Tensor) -> np.ndarray:
     """Prepared pictures, uint8 `(B, 3, S, S)` → float32 `(B, K)`: the reference that everything else is held to."""
     return clf.quick(preprocessing.normalise(clf.preprocessing, images)).float().numpy()  # type: ignore[no-any-return]
-
-
-def probabilities(clf: Classifier, found: np.ndarray) -> np.ndarray:
-    """Logits `(B, K)` → float64 `(B, K)` whose rows sum to 1: softmax at the stored temperature."""
-    return metrics.softmax(found / clf.temperature)
-
-
-def named(clf: Classifier, shares: np.ndarray) -> np.ndarray:
-    """Probabilities `(B, K)` → int64 `(B,)`: the class that is named, or UNSURE. `metrics.named` says the rule."""
-    own = {clf.classes.index(name): least for name, least in clf.thresholds.items()}
-    return metrics.named(shares, own, least=clf.unsure_below)
-
-
-def decides(clf: Classifier) -> bool:
-    """Whether another answer than the most probable class is possible."""
-    return bool(clf.thresholds) or clf.unsure_below > 0
-
-
-def answers(clf: Classifier, found: np.ndarray) -> np.ndarray:
-    """Logits `(B, K)` → float64 `(B, K)`: probabilities, of labels each by itself; or quantities in their units."""
-    return answers_of(found, clf.task, clf.temperature, clf.scale)
-
-
-def answers_of(found: np.ndarray, task: Task, temperature: float, scale: Scale) -> np.ndarray:
-    """`answers`, for who has no Classifier but what describes it."""
-    if task == "regression":
-        means, deviations = np.array(scale).T
-        return np.asarray(found * deviations + means)
-    logits = found / temperature
-    return metrics.softmax(logits) if task == "single-label" else np.exp(-np.logaddexp(0, -logits.astype(np.float64)))
-
-
-def blank(clf: Classifier) -> Prediction:
-    """A Prediction of nothing yet: what is the same in all that a classifier makes."""
-    least = tuple(clf.thresholds.get(name, 0.5) for name in clf.classes) if clf.task == "multi-label" else ()
-    return Prediction("", clf.classes, thresholds=least, task=clf.task)
-
-
-def filled(form: Prediction, key: str, found: tuple[float, ...], answer: int | None = None) -> Prediction:
-    """The Prediction of one picture, whose answers, `(K,)`, are probabilities or values; `answer` as a Prediction's."""
-    if form.task == "regression":
-        return dataclasses.replace(form, key=key, values=found)
-    return dataclasses.replace(form, key=key, probabilities=found, answer=answer)
-
-
-def predict_store(
-    clf: Classifier,
-    store: Store,
-    keys: Iterable[str],
-    *,
-    threads: int = THREADS,
-    run: Engine | None = None,
-    decode: Decode = codecs.decode,
-) -> Iterator[Prediction]:
-    """One Prediction for every key, in their order; what cannot be read is an error of its own, never skipped.
-
-    The next pictures are decoded while the network answers; AHEAD batches are held, however many pictures there are.
-
-    Args:
-        threads: decoders at work at a time. The answers do not depend on it.
-        run: what answers instead of the reference, prepared pictures → logits, such as `settle` finds.
-        decode: `isolation.Decoders.decode` for pictures that nobody vouches for.
-    """
-    run = run or (lambda images: logits(clf, torch.from_numpy(images)))
-    keys = iter(keys)
-    first = list(islice(keys, 2))
-    if len(first) == 1:  # whose threads would take a millisecond to begin
-        yield from _answered(clf, [(first[0], _prepared(clf, store, first[0], decode))], run)
-        return
-    keys = chain(first, keys)
-    pool = ThreadPoolExecutor(threads)
-    begun = iter(lambda: [(key, pool.submit(_prepared, clf, store, key, decode)) for key in islice(keys, BATCH)], [])
-    try:
-        waiting = deque(islice(begun, AHEAD))
-        while waiting:
-            chunk = [(key, prepared.result()) for key, prepared in waiting.popleft()]
-            waiting.extend(islice(begun, 1))
-            yield from _answered(clf, chunk, run)
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def both_sides(run: Engine) -> Engine:
-    """Of every picture the mean of the logits of itself and of its mirror image, left for right, by `run`."""
-    return lambda images: (run(images) + run(np.ascontiguousarray(images[..., ::-1]))) / 2
-
-
-def _answered(clf: Classifier, chunk: Sequence[tuple[str, Tensor | Refusal]], run: Engine) -> Iterator[Prediction]:
-    images = [item.numpy() for _, item in chunk if isinstance(item, Tensor)]
-    found = answers(clf, run(np.stack(images))) if images else np.empty((0, len(clf.classes)))
-    said = named(clf, found).tolist() if images and clf.task == "single-label" else [None] * len(found)
-    rows = iter(zip(found.tolist(), said))
-    form = blank(clf)
-    for key, item in chunk:
-        if isinstance(item, Refusal):
-            yield dataclasses.replace(form, key=key, error=item)
-        else:
-            row, answer = next(rows)
-            yield filled(form, key, tuple(row), answer)
 
 
 def settle(
@@ -198,10 +136,10 @@ def settle(
     sample: list[np.ndarray] = []
     if len(keys) >= plans.ENOUGH:
         with ThreadPoolExecutor(THREADS) as pool:
-            prepared = pool.map(lambda key: _prepared(clf, store, key, decode), keys[: plans.ENOUGH])
-            sample = [item.numpy() for item in prepared if isinstance(item, Tensor)]
+            found = pool.map(lambda key: prepared(clf, store, key, decode), keys[: plans.ENOUGH])
+            sample = [item for item in found if isinstance(item, np.ndarray)]
     if not sample:
-        return Choice(Plan(threads=torch.get_num_threads()), lambda images: logits(clf, torch.from_numpy(images)))
+        return Choice(Plan(threads=torch.get_num_threads()), clf.run)
     return plans.settle(
         plans.inference_candidates(precision="auto" if fast else "fp32"),
         lambda plan: _engine(clf, plan),
@@ -277,13 +215,6 @@ class _One:
 
     def read(self, key: str) -> bytes | np.ndarray:
         return self.data
-
-
-def _prepared(clf: Classifier, store: Store, key: str, decode: Decode = codecs.decode) -> Tensor | Refusal:
-    try:
-        return preprocessing.load(clf.preprocessing, store.read(key), decode=decode)
-    except errors.PictureError as error:
-        return Refusal(key, error.code, str(error))
 
 
 def checked_classes(classes: Sequence[str], other: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from . import cache, classifier, errors, evaluation
-from .classifier import Classifier
+from .answers import Answering
 from .metrics import intervals, labels, quantities, rates
 from .metrics.given import Bools, Floats, Groups, Ints, units
 from .runs import scoring
@@ -353,9 +353,9 @@ def _holds(difference: Difference, how: str, points: str | None) -> bool:
 
 
 def comparing(
-    first: Classifier, second: Classifier, data: Dataset, part: scoring.Part | None = None
+    first: Answering, second: Answering, data: Dataset, part: scoring.Part | None = None
 ) -> Generator[Event, None, Comparison]:
-    """Compare two classifiers on `data`, as events: on the pictures of its test that neither was trained on.
+    """Compare two classifiers, or exported files, on `data`, as events: on test pictures that neither learned from.
 
     Data that a classifier was trained on is divided as it was for that; where two divide it differently, what both
     leave for the test is used. `part` says otherwise, as for `evaluate`.
@@ -378,7 +378,7 @@ def comparing(
 
 
 def of_logits(
-    models: tuple[Classifier, Classifier],
+    models: tuple[Answering, Answering],
     logits: tuple[np.ndarray, np.ndarray],
     targets: np.ndarray,
     *,

@@ -10,8 +10,6 @@ Normalisation is inside every engine's graph, traced from `preprocessing.normali
 from __future__ import annotations
 
 import functools
-import importlib
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -25,14 +23,14 @@ import torch
 from torch import Tensor, nn
 
 from . import models, preprocessing
-from .errors import MachineError, MissingExtra, first_line, unknown
+from .errors import MachineError, first_line, unknown
+from .extras import optional
 from .models import folding
 from .preprocessing import Preprocessing
 
 # uint8 (B, 3, S, S), any B of one or more → float32 (B, K) or (B, D)
 Engine = Callable[[np.ndarray], np.ndarray]
 
-EXTRA = "fast"
 CHUNK = 32  # pictures that OpenVINO, and torch on a CPU, are given at a time
 
 
@@ -222,23 +220,6 @@ def _padded(compiled: Any, images: np.ndarray, size: int) -> np.ndarray:
 def _example(module: Logits) -> Tensor:
     side = module.road.size
     return torch.zeros(CHUNK, 3, side, side, dtype=torch.uint8)
-
-
-def optional(name: str) -> Any:
-    """An optional package, imported now.
-
-    OpenVINO sends what it is used for to Google Analytics, from its import on, and keeps an identity in the home
-    folder, unless its telemetry package is missing: so that is what it finds.
-
-    Raises:
-        MissingExtra: when it is not installed.
-    """
-    if name == "openvino" and name not in sys.modules:
-        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        raise MissingExtra(name, EXTRA) from error
 
 
 # name → how it is built, and the packages that it needs

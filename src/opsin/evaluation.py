@@ -1,4 +1,4 @@
-"""Classifier × Dataset → Scores, from logits that are kept."""
+"""Classifier, or exported file, × Dataset → Scores, from logits that are kept."""
 
 from __future__ import annotations
 
@@ -7,29 +7,28 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from . import classifier, errors, metrics
+from .answers import Answering
 from .cache import Pixels, picture
-from .classifier import Classifier
 from .vocabulary import Dataset, Scores, Work
 
 
-def logits(clf: Classifier, pixels: Pixels, *, mirrored: bool = False) -> Work[np.ndarray]:
-    """float32 `(N, K)`: the reference logits of pictures prepared by the classifier's own preprocessing. Long work.
+def logits(clf: Answering, pixels: Pixels, *, mirrored: bool = False) -> Work[np.ndarray]:
+    """float `(N, K)`: the logits of pictures prepared by the classifier's own preprocessing. Long work.
 
     Args:
         mirrored: of their mirror images, left for right, instead.
     """
     found = []
     for start in range(0, len(pixels), classifier.BATCH):
-        images = torch.from_numpy(pixels.array[start : start + classifier.BATCH])
-        found.append(classifier.logits(clf, images.flip(3) if mirrored else images))
+        images = pixels.array[start : start + classifier.BATCH]
+        found.append(clf.run(np.ascontiguousarray(images[..., ::-1]) if mirrored else images))
         yield min(start + classifier.BATCH, len(pixels))
     return np.concatenate(found)
 
 
-def targets(clf: Classifier, data: Dataset) -> np.ndarray:
+def targets(clf: Answering, data: Dataset) -> np.ndarray:
     """int64 `(N,)`: each record's class as an index into the classifier's classes, found by name.
 
     For the other tasks float32 `(N, K)`, NaN where unknown; a label or quantity that the data has not is unknown.
@@ -50,7 +49,7 @@ def targets(clf: Classifier, data: Dataset) -> np.ndarray:
     return np.array([place[data.classes[record.target]] for record in data.records if record.target is not None])
 
 
-def _targets_by_name(clf: Classifier, data: Dataset) -> np.ndarray:
+def _targets_by_name(clf: Answering, data: Dataset) -> np.ndarray:
     column = {name: index for index, name in enumerate(data.classes)}
     found = np.full((len(data), len(clf.classes)), np.nan, np.float32)
     for row, record in enumerate(data.records):
@@ -60,7 +59,7 @@ def _targets_by_name(clf: Classifier, data: Dataset) -> np.ndarray:
 
 
 def score(
-    clf: Classifier,
+    clf: Answering,
     found: np.ndarray,
     expected: np.ndarray,
     largest: str,

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import allocation, engines
+from . import allocation, engines, extras
 from .engines import Engine
 from .errors import CallError, MachineError, MissingExtra, unknown
 
@@ -112,7 +112,7 @@ def _engines(name: str) -> list[str]:
     if name not in engines.ENGINES:
         raise unknown("engine", name, ["auto", *engines.ENGINES])
     if name not in engines.installed():
-        raise MissingExtra(name, engines.EXTRA)
+        raise MissingExtra(name, extras.EXTRA)
     return [name]
 
 

@@ -7,25 +7,33 @@ none, a JPEG far larger than the input is decoded at 1/2, 1/4 or 1/8, wherever b
 
 By default the whole picture is squashed to a square. Cropping loses what stands at the border, and bars (letterbox)
 draw the picture's shape into its pixels, where a network can learn it as a shortcut to the class.
+
+Importing this file imports no torch, and `pixels` needs none: an exported file answers without.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn import functional
 
-from . import codecs, ops
+from . import codecs, resizing
 from .errors import CallError, ModelError, PictureError
-from .ops import Pipeline
+from .resizing import Resize
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .ops import Pipeline
+
+Decode = Callable[..., np.ndarray]  # what `codecs.decode` is
+
+THREADS = min(16, os.cpu_count() or 2)  # that decode at a time
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -81,7 +89,7 @@ def from_dict(values: dict[str, Any]) -> Preprocessing:
         ModelError: for unknown or missing values, and for those that no Preprocessing can have.
     """
     try:
-        steps = ops.pipeline(*values["pipeline"]) if "pipeline" in values else None
+        steps = _pipeline(values["pipeline"]) if "pipeline" in values else None
         made = Preprocessing(
             **{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"]), "pipeline": steps}
         )
@@ -91,6 +99,12 @@ def from_dict(values: dict[str, Any]) -> Preprocessing:
     if not sound:
         raise ModelError("preprocessing", expected="what opsin wrote", received=values)
     return made
+
+
+def _pipeline(steps: Sequence[Any]) -> Pipeline:
+    from . import ops
+
+    return ops.pipeline(*steps)
 
 
 def _is_sound(preprocessing: Preprocessing) -> bool:
@@ -105,9 +119,7 @@ def _is_sound(preprocessing: Preprocessing) -> bool:
     )
 
 
-def load(
-    preprocessing: Preprocessing, data: bytes | np.ndarray, *, decode: Callable[..., np.ndarray] = codecs.decode
-) -> Tensor:
+def load(preprocessing: Preprocessing, data: bytes | np.ndarray, *, decode: Decode = codecs.decode) -> Tensor:
     """The encoded picture (or array) `data` to uint8 `(3, S, S)`, channels last in memory.
 
     Args:
@@ -120,9 +132,25 @@ def load(
 
 
 def load_each(
-    roads: Sequence[Preprocessing], data: bytes | np.ndarray, *, decode: Callable[..., np.ndarray] = codecs.decode
+    roads: Sequence[Preprocessing], data: bytes | np.ndarray, *, decode: Decode = codecs.decode
 ) -> list[Tensor]:
     """What `load` gives by each of `roads`; decoded once where they take the same reduction. Raises what it does."""
+    return [_tensor(found) for found in _each(roads, data, decode, resizing.by_torch)]
+
+
+def pixels(
+    preprocessing: Preprocessing,
+    data: bytes | np.ndarray,
+    *,
+    decode: Decode = codecs.decode,
+    resize: Resize = resizing.by_torch,
+) -> np.ndarray:
+    """What `load` gives, as an array, uint8 `(3, S, S)`, by any `resize` of `resizing`: they give the same."""
+    return _each([preprocessing], data, decode, resize)[0].transpose(2, 0, 1)
+
+
+def _each(roads: Sequence[Preprocessing], data: bytes | np.ndarray, decode: Decode, resize: Resize) -> list[np.ndarray]:
+    """uint8 `(S, S, 3)` by each road."""
     decoded: dict[int, np.ndarray] = {}
     processed: dict[str, np.ndarray] = {}
     prepared = []
@@ -132,11 +160,11 @@ def load_each(
         if by not in decoded:
             decoded[by] = decode(data, reduced=by)
         if not road.pipeline:
-            prepared.append(prepare(road, decoded[by], sides=sides))
+            prepared.append(_fitted(road, decoded[by], sides, resize))
             continue
         if (steps := repr(road.pipeline)) not in processed:
             processed[steps] = _processed(road.pipeline, decoded[by])
-        prepared.append(_fitted(road, processed[steps]))
+        prepared.append(_fitted(road, processed[steps], None, resize))
     return prepared
 
 
@@ -163,22 +191,53 @@ def prepare(preprocessing: Preprocessing, picture: np.ndarray, *, sides: tuple[i
     The result's memory is channels last, and its own. Raises PictureError where the pipeline cannot be done.
     """
     if preprocessing.pipeline:
-        return _fitted(preprocessing, _processed(preprocessing.pipeline, picture))
-    return _fitted(preprocessing, picture, sides)
+        picture, sides = _processed(preprocessing.pipeline, picture), None
+    return _tensor(_fitted(preprocessing, picture, sides, resizing.by_torch))
 
 
-def _fitted(preprocessing: Preprocessing, picture: np.ndarray, sides: tuple[int, int] | None = None) -> Tensor:
-    image = torch.from_numpy(picture).permute(2, 0, 1)
+def _tensor(prepared: np.ndarray) -> Tensor:
+    import torch
+
+    return torch.from_numpy(prepared).permute(2, 0, 1)
+
+
+def _fitted(
+    preprocessing: Preprocessing, picture: np.ndarray, sides: tuple[int, int] | None, resize: Resize
+) -> np.ndarray:
+    """uint8 `(H, W, 3)` → uint8 `(S, S, 3)`, its own memory."""
+    size, how = preprocessing.size, preprocessing.interpolation
     if preprocessing.fit == "squash":
-        return _resize(image, preprocessing.size, preprocessing.size, preprocessing)
+        return _resized(picture, size, size, how, resize)
     shorter, longer = sides or sorted(picture.shape[:2])
     height, width = (shorter, longer) if picture.shape[0] <= picture.shape[1] else (longer, shorter)
-    fit = _letterbox if preprocessing.fit == "letterbox" else _centre_crop
-    return fit(image, height, width, preprocessing)
+    if preprocessing.fit == "letterbox":
+        height, width = (max(1, round(length * (size / longer))) for length in (height, width))
+        return _in_bars(preprocessing, _resized(picture, height, width, how, resize))
+    scale = max(size, round(size / preprocessing.crop_fraction)) / shorter
+    height, width = (max(size, round(length * scale)) for length in (height, width))
+    top, left = (height - size) // 2, (width - size) // 2
+    return _resized(picture, height, width, how, resize)[top : top + size, left : left + size].copy()
+
+
+def _resized(picture: np.ndarray, height: int, width: int, interpolation: str, resize: Resize) -> np.ndarray:
+    if picture.shape[:2] == (height, width):
+        return picture.copy()
+    return resize(picture, height, width, interpolation)
+
+
+def _in_bars(preprocessing: Preprocessing, picture: np.ndarray) -> np.ndarray:
+    size, (height, width) = preprocessing.size, picture.shape[:2]
+    canvas = np.empty((size, size, 3), np.uint8)
+    canvas[:] = [round(m * 255) for m in preprocessing.mean]
+    top, left = (size - height) // 2, (size - width) // 2
+    canvas[top : top + height, left : left + width] = picture
+    return canvas
 
 
 def normalise(preprocessing: Preprocessing, images: Tensor) -> Tensor:
     """uint8 `(B, 3, S, S)` in 0…255 → float32 `(B, 3, S, S)`, channels last: (v / 255 - mean) / std."""
+    import torch
+
     scale = torch.tensor(preprocessing.std, device=images.device).mul(255).reciprocal().view(1, -1, 1, 1)
     shift = torch.tensor([-m / s for m, s in zip(preprocessing.mean, preprocessing.std)], device=images.device)
     floats = images.to(torch.float32, memory_format=torch.channels_last)
@@ -188,39 +247,3 @@ def normalise(preprocessing: Preprocessing, images: Tensor) -> Tensor:
 def enlarged(preprocessing: Preprocessing, margin: float) -> Preprocessing:
     """The same geometry on a side `margin` times as long: what the training cache keeps, for augmentation only."""
     return dataclasses.replace(preprocessing, size=round(preprocessing.size * margin))
-
-
-def _resize(image: Tensor, height: int, width: int, preprocessing: Preprocessing) -> Tensor:
-    if image.shape[1:] == (height, width):
-        return _channels_last(image.clone())
-    # torch's kernel for antialiased uint8 works on one thread, without Python's lock: threads over pictures pay. It
-    # takes a batch for channels last by its strides, which `image[None]` would not have: half again as slow.
-    batch = image.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
-    resized = functional.interpolate(
-        batch, size=(height, width), mode=preprocessing.interpolation, antialias=True, align_corners=False
-    )
-    return _channels_last(resized[0])
-
-
-def _channels_last(image: Tensor) -> Tensor:
-    return image.permute(1, 2, 0).contiguous().permute(2, 0, 1)
-
-
-def _letterbox(image: Tensor, height: int, width: int, preprocessing: Preprocessing) -> Tensor:
-    side = preprocessing.size
-    scale = side / max(height, width)
-    height, width = (max(1, round(length * scale)) for length in (height, width))
-    colour = torch.tensor([round(m * 255) for m in preprocessing.mean], dtype=torch.uint8)
-    canvas = colour.repeat(side, side, 1).permute(2, 0, 1)
-    top, left = (side - height) // 2, (side - width) // 2
-    canvas[:, top : top + height, left : left + width] = _resize(image, height, width, preprocessing)
-    return canvas
-
-
-def _centre_crop(image: Tensor, height: int, width: int, preprocessing: Preprocessing) -> Tensor:
-    side = preprocessing.size
-    scale = max(side, round(side / preprocessing.crop_fraction)) / min(height, width)
-    height, width = (max(side, round(length * scale)) for length in (height, width))
-    resized = _resize(image, height, width, preprocessing)
-    top, left = (height - side) // 2, (width - side) // 2
-    return _channels_last(resized[:, top : top + side, left : left + side])

@@ -161,7 +161,7 @@ def _names(keys: Sequence[str], ending: str) -> tuple[list[Refusal], dict[str, s
     names = {key: str(PurePosixPath(key).with_suffix(ending)) for key in keys}
     same = Counter(_folded(name) for name in names.values())
     clashing = [
-        Refusal(key, "same-output", f"another file would also become {name}")
+        Refusal(key, "same-output", f"another file would also become {name}; process them into folders of their own")
         for key, name in names.items()
         if same[_folded(name)] > 1
     ]

@@ -21,11 +21,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from .. import cache, classifier, errors, preprocessing
+from .. import cache, classifier, errors, exported, preprocessing
 from ..classifier import Classifier
+from ..exported import Opened
 from ..vocabulary import Dataset, Task, finished
 from . import graphs, int8, readme
-from .graphs import FORMS, RESIZING, Graph, Opened
+from .graphs import FORMS, RESIZING, Graph
 from .int8 import Int8, quantise
 
 __all__ = [
@@ -44,7 +45,6 @@ __all__ = [
 
 MOST = 500  # pictures that are compared
 FEW = 8  # batches that are looked at for where a difference begins
-FORMAT = 1
 CALLS = 20  # that a latency is the median of
 # How far a step's values may be from what the reference makes of its own input.
 TOLERANCES = {RESIZING: 0.0, "normalisation": 1e-4, "logits": 1e-3, "probabilities": 1e-4, "quantities": 1e-4}
@@ -137,19 +137,21 @@ def contract(clf: Classifier, *, resize: bool = False) -> dict[str, Any]:
     last = {"single-label": "softmax", "multi-label": "sigmoid", "regression": "scale"}[clf.task]
     done_inside = [*(["resize"] if resize else []), "normalise", "network", last]
     return {
-        "format": FORMAT,
+        "format": exported.FORMAT,
         "task": clf.task,
         "classes": list(clf.classes),
         "thresholds": dict(clf.thresholds),
         "unsure_below": clf.unsure_below,
         "temperature": clf.temperature,
+        "scale": clf.scale,
         "input": {"shape": ["batch", 3, *size], "type": "uint8", "colour": "RGB, sRGB", "range": [0, 255]},
         "output": {"shape": ["batch", len(clf.classes)], "type": "float32", "holds": graphs.ANSWERS[clf.task]},
         "inside": done_inside,
-        "preprocessing": {**road.to_dict(), "antialias": True, "jpeg at 1/2, 1/4, 1/8 down to": preprocessing.ROOM},
+        "preprocessing": {**road.to_dict(), "antialias": True, exported.ROOM: preprocessing.ROOM},
         "network": clf.spec.name if clf.spec else None,
         "licence": clf.facts.get("licence"),
         "data fingerprint": clf.facts.get("fingerprint"),
+        "facts": {name: value for name, value in clf.facts.items() if name != "scores"},  # those are the model's
     }
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,19 +21,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .. import engines, preprocessing
+from .. import engines, exported, preprocessing
 from ..classifier import Classifier
 from ..errors import CallError, MachineError, OpsinError, first_line
+from ..exported import KEY, Opened
+from ..extras import optional
 from ..preprocessing import Preprocessing
 from ..vocabulary import Task
 from . import resizing
 
 ANSWERS = {"single-label": "probabilities", "multi-label": "probabilities", "regression": "quantities"}
 RESIZING = "resizing"
-KEY = "opsin"  # under which a file tells of itself
-
-# the outputs of a file for uint8 (B, 3, H, W), in their order
-Run = Callable[[np.ndarray], Sequence[np.ndarray]]
 
 
 def steps(task: Task) -> tuple[str, str, str]:
@@ -75,14 +73,6 @@ class Graph(nn.Module):
     @property
     def outputs(self) -> tuple[str, ...]:
         return steps(self.task) if self.steps else steps(self.task)[-1:]
-
-
-@dataclass(frozen=True)
-class Opened:
-    """An exported file as whoever gets it sees it: what it answers, and what it tells of itself."""
-
-    run: Run
-    told: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -150,7 +140,7 @@ def refuse_without_graph(form: str, road: Preprocessing) -> None:
 
 def _write_onnx(graph: Graph, told: Mapping[str, Any], resize: bool, file: Path) -> None:
     content = engines.to_onnx(graph, graph.example, outputs=graph.outputs)
-    onnx = engines.optional("onnx")
+    onnx = optional("onnx")
     model = onnx.load_from_string(content)
     _without_traces(model)
     if resize:
@@ -171,41 +161,17 @@ def _without_traces(model: Any) -> None:
     del model.graph.metadata_props[:]
 
 
-def _open_onnx(file: Path) -> Opened:
-    runtime = engines.optional("onnxruntime")
-    options = runtime.SessionOptions()
-    options.log_severity_level = 3  # errors
-    session = runtime.InferenceSession(file.read_bytes(), options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    told = json.loads(session.get_modelmeta().custom_metadata_map[KEY])
-    return Opened(lambda images: session.run(None, {name: images}), told)
-
-
 # ── OpenVINO ──
 
 
 def _write_openvino(graph: Graph, told: Mapping[str, Any], resize: bool, file: Path) -> None:
     between = file.with_suffix(".onnx")
     _write_onnx(graph, told, resize, between)
-    openvino = engines.optional("openvino")
+    openvino = optional("openvino")
     model = openvino.convert_model(between)
     between.unlink()
     model.set_rt_info(json.dumps(told), [KEY])
     openvino.save_model(model, file, compress_to_fp16=False)  # which would answer otherwise
-
-
-def _open_openvino(file: Path) -> Opened:
-    openvino = engines.optional("openvino")
-    core = openvino.Core()
-    core.set_property({"ENABLE_MMAP": False})  # a mapped file cannot be moved on Windows
-    model = core.read_model(file)
-    told = json.loads(model.get_rt_info([KEY]).astype(str))
-    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-
-    def run(images: np.ndarray) -> list[np.ndarray]:
-        return [np.array(each) for each in compiled(images).values()]  # copies: the next call writes over them
-
-    return Opened(run, told)
 
 
 # ── torch ──
@@ -252,7 +218,7 @@ def _open_torch(file: Path) -> Opened:
 
 
 FORMS: dict[str, Form] = {
-    "onnx": Form((".onnx",), _write_onnx, _open_onnx, resizes=True),
-    "openvino": Form((".xml", ".bin"), _write_openvino, _open_openvino),
+    "onnx": Form((".onnx",), _write_onnx, exported.open_onnx, resizes=True),
+    "openvino": Form((".xml", ".bin"), _write_openvino, exported.open_openvino),
     "torch": Form((".pt2",), _write_torch, _open_torch),
 }

@@ -21,11 +21,13 @@ from typing import Any
 
 import numpy as np
 
-from .. import cache, engines, errors, evaluation, metrics
+from .. import cache, errors, evaluation, metrics
 from ..cache import Pixels
 from ..classifier import BATCH, Classifier
+from ..exported import KEY, Opened
+from ..extras import optional
 from ..vocabulary import Dataset, Score, finished, refuse_other_tasks
-from .graphs import FORMS, KEY, Opened, refusals
+from .graphs import FORMS, refusals
 
 CALIBRATED = 128  # training pictures that show the ranges of the activations
 ROUNDS = 5  # of timing, in turn
@@ -91,13 +93,11 @@ def _pixels(clf: Classifier, data: Dataset, most: int) -> Pixels:
 
 
 def _quantised(file: Path, result: Path, pixels: Pixels) -> None:
-    engines.optional("onnxruntime")
-    onnx, quantization = engines.optional("onnx"), engines.optional("onnxruntime.quantization")
+    optional("onnxruntime")
+    onnx, quantization = optional("onnx"), optional("onnxruntime.quantization")
     shaped = result.with_name("shaped.onnx")
     with _quiet():
-        engines.optional("onnxruntime.quantization.shape_inference").quant_pre_process(
-            file, shaped, skip_symbolic_shape=True
-        )
+        optional("onnxruntime.quantization.shape_inference").quant_pre_process(file, shaped, skip_symbolic_shape=True)
         quantization.quantize_static(
             shaped,
             result,

@@ -41,14 +41,8 @@ def text(clf: Classifier, file: str, to: str, resize: bool, parity: str) -> str:
         "",
     ]
     if to == "onnx":
-        lines += ["## JavaScript", "", "`npm install onnxruntime-node sharp`, then in a `.mjs` file:", "", "```js"]
-        lines += [*_javascript(clf, file, resize), "```", ""]
-        side, pixels = _told_side(clf.preprocessing), 2 * _least(clf.preprocessing)
-        lines += [
-            f"opsin and the lines of Python read a JPEG whose {side} side has {pixels:,} pixels or more at a half or",
-            "less, and sharp reads it whole: there, probabilities differ in the second digit.",
-            "",
-        ]
+        lines += ["## JavaScript", "", f"`npm install onnxruntime-node {MAGICK}`, then in a `.mjs` file:", ""]
+        lines += ["```js", *_javascript(clf, file, resize), "```", ""]
     return "\n".join([*lines, *CAVEATS, ""])
 
 
@@ -73,10 +67,11 @@ DOES = {
     "regression": "Estimates {} quantities",
 }
 PIP = {"onnx": "onnxruntime", "openvino": "openvino", "torch": "torch"}
+MAGICK = "@imagemagick/magick-wasm"  # of JavaScript's readers the one that decodes JPEGs at 1/2, 1/4 and 1/8
 
 CAVEATS = [
-    "These lines take gray and RGB pictures in sRGB. opsin itself also follows colour profiles, composites alpha on",
-    "white, and refuses files that are cut off.",
+    "These lines take gray and RGB pictures of eight bits in sRGB, and composite alpha on white. opsin itself also",
+    "follows colour profiles, scales deeper gray, and refuses files that are cut off.",
 ]
 
 # How a form is opened: the lines that make `classes` and `run`, uint8 (1, 3, H, W) → (K,).
@@ -112,8 +107,9 @@ def _python(clf: Classifier, file: str, to: str, resize: bool) -> list[str]:
         "for path in sys.argv[1:]:",
         "    image = Image.open(path)",
         *(f"    {line}" for line in _reduced(road)),
-        '    image = ImageOps.exif_transpose(image).convert("RGB")',
-        "    pixels = np.asarray(image)",
+        '    image = ImageOps.exif_transpose(image).convert("RGBA")',
+        '    white = Image.new("RGBA", image.size, "white")',
+        '    pixels = np.asarray(Image.composite(image, white, image).convert("RGB"))',
         *(f"    {line}" for line in ([] if resize else GEOMETRY[road.fit](road))),
         "    answer = run(np.ascontiguousarray(pixels.transpose(2, 0, 1)[None]))",
         *(f"    {line}" for line in _said(clf)),
@@ -152,7 +148,7 @@ def _reduced(road: Preprocessing) -> list[str]:
     side = "max" if road.fit == "letterbox" else "min"
     return [
         *([] if road.fit == "squash" else ["full = sorted(image.size)"]),
-        f'most = {side}(image.size) if image.format == "JPEG" else 0',
+        f'most = {side}(image.size) if image.format in ("JPEG", "MPO") else 0',
         f"by = next(by for by in (8, 4, 2, 1) if by == 1 or most // by >= {_least(road)})",
         "sides = [max(1, (side + (by - 1) // 2) // by) for side in image.size]",
         'image.draft("RGB", [max(1, side // by) for side in image.size])',
@@ -163,10 +159,6 @@ def _reduced(road: Preprocessing) -> list[str]:
 def _least(road: Preprocessing) -> int:
     """Pixels that the side of a reduced JPEG still has: the shorter, with bars the longer."""
     return math.ceil(preprocessing.ROOM * road.size / (road.crop_fraction if road.fit == "crop" else 1))
-
-
-def _told_side(road: Preprocessing) -> str:
-    return "longer" if road.fit == "letterbox" else "shorter"
 
 
 # The sides that a picture had before it was decoded smaller.
@@ -209,18 +201,18 @@ GEOMETRY = {"squash": _squash, "letterbox": _letterbox, "crop": _crop}
 def _javascript(clf: Classifier, file: str, resize: bool) -> list[str]:
     road = clf.preprocessing
     geometry = [] if resize else IN_JAVASCRIPT[road.fit](road)
-    pixels, height, width = ("data", "info.height", "info.width") if resize else ("small", road.size, road.size)
+    pixels, height, width = ("data", "height", "width") if resize else ("small", road.size, road.size)
     return [
         'import { readFileSync } from "node:fs";',
+        f'import * as magick from "{MAGICK}";',
         'import ort from "onnxruntime-node";',
-        'import sharp from "sharp";',
         "",
         *([] if resize else [*resizing.javascript(road.interpolation), ""]),
+        f'await magick.initializeImageMagick(readFileSync(new URL(import.meta.resolve("{MAGICK}/magick.wasm"))));',
         f'const {{ classes }} = JSON.parse(readFileSync("{file.rpartition(".")[0]}.json"));',
         f'const session = await ort.InferenceSession.create("{file}");',
         "for (const path of process.argv.slice(2)) {",
-        '  const picture = sharp(path).rotate().removeAlpha().toColourspace("srgb");',
-        "  const { data, info } = await picture.raw().toBuffer({ resolveWithObject: true });",
+        *(f"  {line}" for line in _reduced_in_javascript(road)),
         *(f"  {line}" for line in geometry),
         f"  const area = {pixels}.length / 3, images = new Uint8Array(3 * area);",
         f"  {pixels}.forEach((value, i) => {{ images[(i % 3) * area + Math.floor(i / 3)] = value; }});",
@@ -228,6 +220,27 @@ def _javascript(clf: Classifier, file: str, resize: bool) -> list[str]:
         f"  const answer = (await session.run({{ [session.inputNames[0]]: fed }})).{ANSWERS[clf.task]}.data;",
         *(f"  {line}" for line in _said_in_javascript(clf)),
         "}",
+    ]
+
+
+def _reduced_in_javascript(road: Preprocessing) -> list[str]:
+    """The same in JavaScript as `_reduced` and what follows it: `data`, `(height, width, 3)`, of a picture upright."""
+    side = "max" if road.fit == "letterbox" else "min"
+    return [
+        "const bytes = readFileSync(path), full = magick.MagickImageInfo.create(bytes);",
+        f'const most = full.format === "JPEG" ? Math.{side}(full.width, full.height) : 0;',
+        f"const by = [8, 4, 2].find((by) => Math.floor(most / by) >= {_least(road)}) ?? 1;",
+        "const reading = new magick.MagickReadSettings();",
+        'reading.setDefine("JPEG", "size", `${full.width / by}x${full.height / by}`); // decoded at 1 / by, rounded up',
+        "const image = magick.MagickImage.create(bytes, reading);",
+        "const divided = (side) => Math.max(1, Math.floor((side + by / 2 - 1) / by));",
+        "if (by > 1) image.crop(divided(full.width), divided(full.height));",
+        "image.autoOrient();",
+        "image.backgroundColor = magick.MagickColors.White;",
+        "image.alpha(magick.AlphaAction.Remove);",
+        "const { width, height } = image;",
+        'const data = image.getPixels((all) => all.toByteArray(0, 0, width, height, "RGB"));',
+        "image.dispose();",
     ]
 
 
@@ -259,26 +272,27 @@ def _decided_in_javascript(clf: Classifier) -> list[str]:
 
 def _squashed(road: Preprocessing) -> list[str]:
     size = road.size
-    return [f"const small = resize(resize(data, info.width, {size}, 3), info.height, {size}, {3 * size});"]
+    return [f"const small = resize(resize(data, width, {size}, 3), height, {size}, {3 * size});"]
 
 
 def _letterboxed(road: Preprocessing) -> list[str]:
     colour = [round(m * 255) for m in road.mean]
-    return _placed(road.size, f"{road.size} / Math.max(info.width, info.height)", 1, f"{colour}[i % 3]")
+    return _placed(road.size, f"{road.size} / Math.max(full.width, full.height)", 1, f"{colour}[i % 3]")
 
 
 def _cropped(road: Preprocessing) -> list[str]:
     shorter = max(road.size, round(road.size / road.crop_fraction))
-    return _placed(road.size, f"{shorter} / Math.min(info.width, info.height)", road.size, "0")
+    return _placed(road.size, f"{shorter} / Math.min(full.width, full.height)", road.size, "0")
 
 
 def _placed(size: int, scale: str, least: int, outside: str) -> list[str]:
     """A picture of another shape in the middle of a square, which it fills or overlaps."""
     return [
         f"const scale = {scale};",
+        "const sides = [full.width, full.height].sort((a, b) => (height <= width ? b - a : a - b));",
         "const even = (x) => (x % 1 === 0.5 ? 2 * Math.round(x / 2) : Math.round(x)); // as Python rounds",
-        f"const [w, h] = [info.width, info.height].map((side) => Math.max({least}, even(side * scale)));",
-        "const whole = resize(resize(data, info.width, w, 3), info.height, h, 3 * w);",
+        f"const [w, h] = sides.map((side) => Math.max({least}, even(side * scale)));",
+        "const whole = resize(resize(data, width, w, 3), height, h, 3 * w);",
         f"const [left, top] = [w, h].map((side) => Math.trunc(({size} - side) / 2));",
         f"const small = Uint8Array.from({{ length: {3 * size * size} }}, (_, i) => {{",
         f"  const x = (Math.floor(i / 3) % {size}) - left, y = Math.floor(i / {3 * size}) - top;",

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from .. import errors
+from ..tables import Table, predictions, to_json
 from ..vocabulary import Store
 from . import page
 from .card import markdown
 from .contents import Answers, of_classifier, of_run
-from .predictions import Table, predictions, to_json
 
 __all__ = ["Answers", "Table", "framed", "markdown", "of_classifier", "of_run", "predictions", "to_json", "write"]
 

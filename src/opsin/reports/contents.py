@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .. import artefact, calibration, classifier, errors, evaluation, metrics
-from ..classifier import Classifier
+from ..answers import Answering
 from ..vocabulary import SPLITS, UNSURE, Dataset, Finding, Scale, Score, Scores, Task, finished
 from . import tasks
 
@@ -104,8 +104,8 @@ def of_run(
     }
 
 
-def of_classifier(clf: Classifier, tested: Answers, data: Dataset | None = None) -> dict[str, Any]:
-    """The contents of the report of a test of any classifier, as `opsin evaluate` makes one."""
+def of_classifier(clf: Answering, tested: Answers, data: Dataset | None = None) -> dict[str, Any]:
+    """The contents of the report of a test of any classifier, or exported file, as `opsin evaluate` makes one."""
     found = of_test(
         tested,
         temperature=clf.temperature,

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from torch import nn
 
-from .. import artefact, classifier, errors, metrics, reports
+from .. import artefact, classifier, errors, exported, metrics, reports
 from .. import recipe as recipes
 from ..classifier import Classifier
 from ..recipe import Recipe
@@ -293,6 +293,12 @@ def load(model: str | Path, *, network: nn.Module | None = None) -> Classifier:
         return artefact.load(model, network=network)
     if str(model) == "imagenet":
         return classifier.imagenet()
+    if exported.find(model):
+        raise errors.CallError(
+            f"{model} is an exported file, which has no network to work with",
+            expected="a run or a model's folder",
+            do="opsin predict, evaluate and compare take it",
+        )
     folder = find(model)
     if series.is_series(folder):
         raise errors.CallError(f"{folder} is a series of runs", do=f"Choose one of them, such as {_first(folder)}")

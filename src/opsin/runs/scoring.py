@@ -11,6 +11,7 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from .. import augmentation, cache, calibration, codecs, duplicates, errors, evaluation, sources, splits
+from ..answers import Answering
 from ..cache import Pixels
 from ..calibration import Threshold
 from ..classifier import Classifier
@@ -25,7 +26,7 @@ Part = Split | Literal["all"]
 CHAINED = 0.1  # of all pictures: what more of them are joined by is a likeness of scenes, not copies
 
 
-def data_for(clf: Classifier, source: str, *, group: str = "", target: str = "") -> Dataset:
+def data_for(clf: Answering, source: str, *, group: str = "", target: str = "") -> Dataset:
     """What `source` holds, read for the classifier's task; the columns of a table as they were named for training.
 
     Raises:
@@ -36,7 +37,7 @@ def data_for(clf: Classifier, source: str, *, group: str = "", target: str = "")
     return sources.read(source, group=group, target=named, task=task)
 
 
-def evaluate(clf: Classifier, data: Dataset, part: Part | None = None) -> Scores:
+def evaluate(clf: Answering, data: Dataset, part: Part | None = None) -> Scores:
     """The Scores of `clf` on `data`: on its test part, or on all of it where it has no split; `part` says otherwise.
 
     Data that the classifier was trained on is divided as it was then.
@@ -50,7 +51,7 @@ def evaluate(clf: Classifier, data: Dataset, part: Part | None = None) -> Scores
 
 
 def evaluating(
-    clf: Classifier, data: Dataset, part: Part | None = None
+    clf: Answering, data: Dataset, part: Part | None = None
 ) -> Generator[Event, None, tuple[Answers, Scores, Dataset]]:
     """`evaluate` as events; gives the answers row by row, their Scores, and the records that were answered."""
     name, chosen = part_of(clf, data, part)
@@ -59,7 +60,7 @@ def evaluating(
     return answers, _scored(clf, answers, chosen), chosen
 
 
-def _answered(clf: Classifier, part: str, pixels: Pixels) -> Generator[Event, None, Answers]:
+def _answered(clf: Answering, part: str, pixels: Pixels) -> Generator[Event, None, Answers]:
     data = pixels.data
     expected = evaluation.targets(clf, data)  # what does not fit is refused before the work
     found = yield from told(evaluation.logits(clf, pixels), "scoring", len(data))
@@ -68,7 +69,7 @@ def _answered(clf: Classifier, part: str, pixels: Pixels) -> Generator[Event, No
     return Answers(part, found, expected, keys, tuple(groups) if groups else None, clf.classes)
 
 
-def _scored(clf: Classifier, answers: Answers, data: Dataset) -> Scores:
+def _scored(clf: Answering, answers: Answers, data: Dataset) -> Scores:
     largest = clf.facts.get("largest class") or largest_class(data)
     return evaluation.score(clf, answers.logits, answers.targets, largest, groups=answers.groups)
 
@@ -98,7 +99,7 @@ def settling(
 
 
 def with_mirrored(
-    clf: Classifier, data: Dataset, part: Part | None = None
+    clf: Answering, data: Dataset, part: Part | None = None
 ) -> Generator[Event, None, tuple[tuple[Answers, Scores, Dataset], tuple[Answers, Scores]]]:
     """`evaluating`, and beside it test-time augmentation: the mean of the logits of each picture and its mirror image.
 
@@ -115,7 +116,7 @@ def with_mirrored(
     return (answers, _scored(clf, answers, chosen), chosen), (mean, _scored(clf, mean, chosen))
 
 
-def refuse_mirrors(clf: Classifier) -> None:
+def refuse_mirrors(clf: Answering) -> None:
     """Refuse mirror images where a mirrored picture may be of another class, or of another quantity.
 
     Raises:
@@ -192,7 +193,7 @@ def together(data: Dataset, pairs: Sequence[Pair]) -> tuple[dict[str, str], list
     return duplicates.groups(pair for pair in pairs if pair.kind == "bytes"), [note]
 
 
-def part_of(clf: Classifier, data: Dataset, part: str | None) -> tuple[str, Dataset]:
+def part_of(clf: Answering, data: Dataset, part: str | None) -> tuple[str, Dataset]:
     """The part of `data` to test on, by its name: divided as for training where `clf` was trained on it."""
     if part != "all" and pictures(data) == clf.facts.get("pictures"):
         data = _divided_as_then(clf, data)
@@ -203,7 +204,7 @@ def part_of(clf: Classifier, data: Dataset, part: str | None) -> tuple[str, Data
     return name, chosen
 
 
-def _divided_as_then(clf: Classifier, data: Dataset) -> Dataset:
+def _divided_as_then(clf: Answering, data: Dataset) -> Dataset:
     seed = clf.facts.get("divided by", clf.facts["recipe"]["seed"])
     for near in (False, True) if data.fingerprint == clf.facts["fingerprint"] else ():  # the quick way first
         again = divided(data, seed, pairs=finished(alike(data, near=near)))

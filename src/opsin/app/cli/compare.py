@@ -32,7 +32,7 @@ def command(
 ) -> None:
     """Is B better than A on DATA, by how much, and is that more than chance?
 
-    A and B are models' folders, runs' names or last. Both answer the same pictures.
+    A and B are models' folders, runs' names, last, or exported files. Both answer the same pictures.
 
     --gate asks whether B may replace A, for a team's CI: exit code 0 if so, 1 if not. Conditions, with commas between
     them: accuracy, macro-f1, every class or class NAME (their F1), then not worse (no loss is shown), within N points
@@ -45,7 +45,7 @@ def command(
     quiet = progress.console(stderr=as_json)
     if gate:
         comparison.conditions(gate)  # before the work, not after it
-    models = runs.load(first), runs.load(second)
+    models = options.opened(first), options.opened(second)
     read = runs.data_for(models[0], data, group=group, target=target)
     found = progress.watched(quiet, comparison.comparing(*models, read, part))  # type: ignore[arg-type]
     verdicts = comparison.gate(found, gate) if gate else ()

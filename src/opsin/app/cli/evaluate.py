@@ -38,18 +38,22 @@ def command(
     pictures: bool,
     as_json: bool,
 ) -> None:
-    """Test MODEL (a model's folder, a run's name, last) on DATA, with intervals.
+    """Test MODEL (a model's folder, a run's name, last, or an exported file) on DATA, with intervals.
+
+    Of a file that opsin export wrote, its own answers are tested: what eight bits cost on your data shows.
 
     Data that the model was trained on is divided as it was for training, and only its test part is used.
 
     --want sets thresholds on the validation part of DATA instead of those the model has, and says what they cost there
     and on the test. MODEL stays as it is; the one with thresholds is saved by --save.
     """
-    from ... import artefact, comparison, metrics, reports, runs
+    from ... import artefact, comparison, exported, metrics, reports, runs
     from . import progress, render
 
     quiet = progress.console(stderr=as_json)
-    clf = runs.load(model)
+    clf = options.opened(model)
+    if wants and isinstance(clf, exported.Exported):
+        raise CallError("--want makes a new model", expected="a run or a model's folder", received=clf.file)
     if bool(wants) != bool(save):
         raise CallError("--want and --save", expected="both: a new model is saved", received="one")
     read = runs.data_for(clf, data, group=group, target=target)

@@ -32,10 +32,12 @@ def command(what: str, pattern: str, by: str, data: str, recipe: str, where: tup
     if as_json:
         click.echo(json.dumps(found, ensure_ascii=False))
     else:
-        _lines(found)
+        _lines(found, f"none of these {what} has {pattern!r} in its name: opsin list {what}")
 
 
-def _lines(found: Mapping[str, str]) -> None:
+def _lines(found: Mapping[str, str], none: str) -> None:
+    if not found:
+        click.echo(none, err=True)
     width = max(map(len, found), default=0)
     for name, text in found.items():
         click.echo(f"{name:<{width}}  {text}".rstrip())
@@ -89,7 +91,7 @@ def _runs(pattern: str, as_json: bool, asked: dict[str, Any]) -> None:
     if as_json:
         click.echo(json.dumps(found, ensure_ascii=False))
     else:
-        _lines({row["name"]: runs.told(row) for row in found})
+        _lines({row["name"]: runs.told(row) for row in found}, "no such runs here, in runs/")
 
 
 _TABLES = {"models": _models, "recipes": _recipes, "ops": _ops, "datasets": _datasets}

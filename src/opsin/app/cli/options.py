@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 part = click.option(
@@ -18,3 +20,14 @@ task = click.option(
 )
 target = click.option("--target", default="", metavar="COLUMNS", help="Of a table, as it was given to opsin train.")
 group = click.option("--group", default="", metavar="PATTERN", help="As it was given to opsin train.")
+
+
+def opened(model: str) -> Any:
+    """What MODEL names: an exported file, for which torch is not imported, or a Classifier."""
+    from ... import exported
+
+    if file := exported.find(model):
+        return exported.load(file)
+    from ... import runs
+
+    return runs.load(model)

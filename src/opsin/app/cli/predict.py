@@ -40,7 +40,9 @@ def command(
     trusted: bool,
     as_json: bool,
 ) -> None:
-    """Name what is on pictures. MODEL is a model's folder, a run's name, last, or imagenet.
+    """Name what is on pictures. MODEL is a model's folder, a run's name, last, imagenet, or an exported file.
+
+    A file that opsin export wrote (.onnx, .xml, or the folder of one) answers as its model does, without torch.
 
     Of several labels a line has those that reach their threshold; of a regression the values.
 
@@ -51,31 +53,27 @@ def command(
     \b
         opsin predict last new/ --out new.csv
         find photos -name '*.jpg' | opsin predict imagenet - --json
+        opsin predict runs/parts-1/export/model.onnx new/
     """
-    from ... import classifier, codecs, errors, isolation, reports, runs, sources
-    from . import progress
+    from ... import answers, codecs, errors, isolation, sources, tables
+    from . import options, progress
 
-    clf = runs.load(model)
-    if tta:
-        runs.refuse_mirrors(clf)
+    clf = options.opened(model)
+    _check(clf, fast, tta)
     found = sources.gather(_expanded(paths), whole=len(paths) > 1 or Path("-") in paths)
     told = progress.console(stderr=True)
-    of = _work(classifier.digest(clf), paths, fast, tta)
-    form = classifier.blank(clf)
-    table_of = reports.predictions(out, clf.classes, of=of, form=form)
+    of = _work(_digest(clf), paths, fast, tta) if out else ""
+    table_of = tables.predictions(out, clf.classes, of=of, form=answers.blank(clf))
     with _kept(out), table_of as table, isolation.Decoders() as children:
         decode = codecs.decode if trusted else children.decode
         left = [name for name in found.places if name not in table.done]
         if table.done:
             told.print(f"{len(table.done):,} pictures are there from before, {len(left):,} are left")
-        choice = classifier.settle(
-            clf, found, left, fast=fast, memory=sources.cache_dir() / "plans.json", decode=decode
-        )
-        for note in choice.notes:
+        run, notes = _settled(clf, found, left, fast, decode)
+        for note in notes:
             told.print(note)
         lines = as_json or not out  # on standard output, which a bar would draw over
-        run = classifier.both_sides(choice.engine) if tta else choice.engine
-        work = classifier.predict_store(clf, found, left, run=run, decode=decode)
+        work = answers.predict_store(clf, found, left, run=answers.both_sides(run) if tta else run, decode=decode)
         for prediction in _told(told, work, len(left), bar=not lines):
             table.write(prediction)
             if lines:
@@ -84,6 +82,44 @@ def command(
         told.print(f"{table.answered:,} answered, {len(table.done) - table.answered:,} errors · {out}")
     if not table.answered:
         raise errors.DataError("no picture could be answered", do="Each one's reason stands in its own line")
+
+
+def _check(clf: Any, fast: bool, tta: bool) -> None:
+    from ... import errors, exported
+
+    if fast and isinstance(clf, exported.Exported):
+        raise errors.CallError(
+            "--fast chooses how a network is executed",
+            expected="a run or a model's folder",
+            received=clf.file,
+            do="Leave it out; opsin export --int8 writes a faster file",
+        )
+    if tta:
+        from ... import runs
+
+        runs.refuse_mirrors(clf)
+
+
+def _digest(clf: Any) -> str:
+    from ... import exported
+
+    if isinstance(clf, exported.Exported):
+        return exported.digest(clf)
+    from ... import classifier
+
+    return classifier.digest(clf)
+
+
+def _settled(clf: Any, found: Any, left: list[str], fast: bool, decode: Any) -> tuple[Any, tuple[str, ...]]:
+    """What answers, and what there is to say of how it was chosen: of an exported file, itself."""
+    from ... import exported, sources
+
+    if isinstance(clf, exported.Exported):
+        return clf.run, ()
+    from ... import classifier
+
+    choice = classifier.settle(clf, found, left, fast=fast, memory=sources.cache_dir() / "plans.json", decode=decode)
+    return choice.engine, choice.notes
 
 
 @contextmanager
@@ -138,10 +174,10 @@ def _told(out: Any, work: Iterable[Any], of: int, *, bar: bool) -> Iterator[Any]
 
 
 def _show(prediction: Any, top: int, as_json: bool) -> None:
-    from ... import reports
+    from ... import tables
 
     if as_json:
-        click.echo(reports.to_json(prediction))
+        click.echo(tables.to_json(prediction))
     elif prediction.error:
         click.echo(f"{prediction.key}   error {prediction.error.code}: {prediction.error.reason}")
     elif prediction.task == "regression":

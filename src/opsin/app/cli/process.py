@@ -53,6 +53,8 @@ def command(
     work = processing.process(source, out, chosen, force=force, metadata=keep_metadata, threads=threads)
     done = progress.watched(progress.console(stderr=as_json), work)
     _show(done, as_json)
+    if not (done.refused or done.written or done.kept):
+        raise errors.DataError("there is no picture", received=str(source))
     if not done.written + done.kept:
         raise errors.DataError("no picture could be processed", do="Each one's reason stands in its own line")
 

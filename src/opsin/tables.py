@@ -17,10 +17,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .. import errors
-from ..classifier import filled
-from ..spreadsheets import guarded
-from ..vocabulary import Prediction, Refusal, Task
+from . import errors
+from .answers import filled
+from .spreadsheets import guarded
+from .vocabulary import Prediction, Refusal, Task
 
 COLUMNS = ("path", "label", "probability", "unsure", "error", "reason")
 OF_TASK: dict[Task, tuple[str, ...]] = {
@@ -97,7 +97,7 @@ def predictions(
     Args:
         file: ends in .csv, .jsonl or .parquet.
         of: a word for whose predictions they are: those of another model are not gone on with.
-        form: a Prediction of nothing, as `classifier.blank` gives it; by default one of a class a picture.
+        form: a Prediction of nothing, as `answers.blank` gives it; by default one of a class a picture.
 
     Raises:
         CallError: for another ending.
