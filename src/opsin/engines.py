@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from . import models, preprocessing
 from .errors import MachineError, first_line, unknown
-from .extras import optional
+from .extras import core, optional
 from .models import folding
 from .preprocessing import Preprocessing
 
@@ -198,12 +198,6 @@ def _openvino(module: Logits, how: How) -> Engine:
         return np.concatenate([_padded(compiled(size), chunk, size) for chunk in _chunks(images)])
 
     return run
-
-
-@functools.cache
-def core() -> Any:
-    """OpenVINO's one Core: of two, the first to go leaves signals with a stack that is freed, and Ctrl-C crashes."""
-    return optional("openvino").Core()
 
 
 def _chunks(images: np.ndarray) -> list[np.ndarray]:
