@@ -421,6 +421,16 @@ def test_what_was_used_longest_ago_makes_room(cache_folder: Path, monkeypatch: p
     assert features.recall("e") is None
 
 
+def test_what_a_killed_run_left_half_written_goes_after_a_day(cache_folder: Path) -> None:
+    (cache_folder / "features").mkdir(parents=True)
+    old, new = (cache_folder / "features" / f"{name}.7.part" for name in ("old", "new"))
+    for part in (old, new):
+        part.write_bytes(b"half")
+    os.utime(old, (time.time() - 90_000,) * 2)
+    features.keep("a", np.zeros((2, 2), np.float32))
+    assert {file.name for file in (cache_folder / "features").iterdir()} == {"new.7.part", "a.npy"}
+
+
 # All together --------------------------------------------------------------------------------------------------------
 
 

@@ -12,6 +12,7 @@ import copy
 import hashlib
 import inspect
 import os
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +32,7 @@ from .vocabulary import Work
 
 BATCH = 64
 CLOSE = 0.05  # relative distance up to which two vectors count as the same, where no class says what matters
+DAY = 24 * 3600.0  # seconds, after which nobody still writes a file
 KEPT_BYTES = 2**30  # of all vectors in the cache folder
 FEW = 3  # pictures a class, below which a head is the classes' means: too few for cross-validation
 STRENGTHS = tuple(10 ** (half / 2) for half in range(-6, 3))  # 0.001 … 10
@@ -199,7 +201,11 @@ def keep(key: str, vectors: np.ndarray) -> str:
 
 
 def _make_room(folder: Path, room: int) -> None:
-    """Delete what was used longest ago until the rest fits into `room` bytes."""
+    """Delete what a killed run left half written, and what was used longest ago until the rest fits into `room` bytes."""
+    for part in folder.glob("*.part"):
+        with suppress(OSError):
+            if part.stat().st_mtime < time.time() - DAY:
+                part.unlink()
     files = sorted(folder.glob("*.npy"), key=lambda file: file.stat().st_mtime, reverse=True)
     for file in files:
         room -= file.stat().st_size
