@@ -201,7 +201,7 @@ def keep(key: str, vectors: np.ndarray) -> str:
 
 
 def _make_room(folder: Path, room: int) -> None:
-    """Delete what a killed run left half written, and what was used longest ago until the rest fits into `room` bytes."""
+    """Delete what a killed run left half written, and what was used longest ago, until the rest fits `room` bytes."""
     for part in folder.glob("*.part"):
         with suppress(OSError):
             if part.stat().st_mtime < time.time() - DAY:
