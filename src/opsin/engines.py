@@ -154,7 +154,7 @@ def _torch(module: Logits, how: How) -> Engine:
 @contextmanager
 def _exact() -> Iterator[None]:
     """fp32 is fp32 on NVIDIA's GPUs too, where torch rounds what goes into a convolution to ten bits by default."""
-    convolutions = torch.backends.cudnn.conv
+    convolutions = torch.backends.cudnn.conv  # type: ignore[attr-defined]
     before, convolutions.fp32_precision = convolutions.fp32_precision, "ieee"
     try:
         yield
