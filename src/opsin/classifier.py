@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import allocation, codecs, engines, errors, plans, preprocessing, sources
+from . import allocation, codecs, engines, errors, models, plans, preprocessing, sources
 from .answers import (
     BATCH,
     answers,
@@ -177,9 +177,8 @@ def digest(clf: Classifier) -> str:
     decided = (clf.temperature, dict(clf.thresholds), clf.unsure_below, *clf.scale)
     facts = (str(clf.network), clf.preprocessing, clf.classes, clf.task, *decided)
     found = hashlib.sha256(repr(facts).encode("utf-8", "surrogateescape"))
-    for name, tensor in clf.network.state_dict().items():
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        found.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    for piece in models.content(clf.network):
+        found.update(piece)
     return found.hexdigest()
 
 

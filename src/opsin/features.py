@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from . import engines, errors, plans, sources
+from . import engines, errors, models, plans, sources
 from .cache import Pixels, Rows
 from .engines import Engine
 from .plans import Choice, Plan
@@ -160,9 +160,8 @@ def _weights_digest(network: nn.Module) -> str:
     digest = hashlib.sha256(str(network).encode())
     with suppress(OSError, TypeError):  # a class made in an interpreter has no file
         digest.update(inspect.getsource(type(network)).encode())
-    for name, tensor in network.state_dict().items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    for piece in models.content(network):
+        digest.update(piece)
     return digest.hexdigest()
 
 
