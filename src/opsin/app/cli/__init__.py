@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import io
 import json
 import os
 import sys
@@ -73,6 +74,9 @@ def group() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """The entry point: every error that opsin knows becomes one message and its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # Windows writes files in an alphabet of 256 letters
     code = run(sys.argv[1:] if arguments is None else arguments)
     gc.freeze()  # all that was imported is looked through for garbage before the end otherwise: a quarter of a second
     sys.exit(code)
