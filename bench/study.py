@@ -91,7 +91,7 @@ def main() -> None:
     conditions = record.conditions("torch", "opencv-python-headless", "simplejpeg")
     data = opsin.read(asked.data)
     clf = opsin.load(asked.run) if asked.run.exists() else opsin.train(data, "probe", out=asked.run).classifier
-    _, tested = scoring.part_of(clf, data, None)
+    _, tested = finished(scoring.part_of(clf, data, None))
     keys = {each.key for each in tested.records[:: asked.every]}
     few = tested.where(lambda each: each.key in keys)
     how = STUDIES[asked.study]

@@ -7,18 +7,18 @@ import warnings
 import zipfile
 from functools import cache
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image, ImageCms, features
 
+from conftest import DATA
 from opsin import codecs
 from opsin.codecs import CODES, Limits, decode
 from opsin.errors import PictureError
 
-HOSTILE = Path(__file__).parents[2] / "shared" / "data" / "hostile-images.zip"
+HOSTILE = DATA / "hostile-images.zip"
 needs_zip = pytest.mark.skipif(not HOSTILE.exists(), reason="../shared/data/hostile-images.zip is absent")
 needs_avif = pytest.mark.skipif(not features.check("avif"), reason="this Pillow was built without AVIF")
 

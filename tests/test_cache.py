@@ -5,9 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import tempfile
+import time
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,9 +22,10 @@ import torch
 from PIL import Image
 
 from opsin import cache, codecs, preprocessing
+from opsin.cache import Pixels
 from opsin.errors import DataError, MachineError, PictureError
 from opsin.preprocessing import Preprocessing
-from opsin.vocabulary import Dataset, Record, Refusal, finished
+from opsin.vocabulary import Dataset, Record, Refusal, Work, finished
 
 ROADS = [Preprocessing(16), Preprocessing(24, "letterbox")]
 
@@ -117,6 +121,23 @@ def test_a_cache_in_a_file_equals_one_in_memory(
     assert torch.equal(large.take(np.array([5, 2])), in_memory[1][1].take(np.array([5, 2])))
     if os.name == "posix":
         assert not list(tmp_path.iterdir())  # nothing to clean up, even after a kill -9
+
+
+def test_a_large_cache_goes_to_a_disk_and_not_where_temporary_files_are(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cache_folder: Path
+) -> None:
+    """There, on many systems, it would be memory after all."""
+    asked: list[Path] = []
+    made = tempfile.TemporaryFile
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda dir: asked.append(dir) or made(dir=dir))
+    monkeypatch.setattr(cache, "MEMORY_BYTES", 0)
+    data = dataset(5)
+    _, (pixels,) = finished(cache.build(data, ROADS[:1]))
+    assert np.array_equal(pixels.array, expected(data, ROADS[0]))
+    (tmp_path / "file").touch()  # there is no such folder to be had
+    monkeypatch.setenv("OPSIN_CACHE", str(tmp_path / "file"))
+    finished(cache.build(data, ROADS[:1]))
+    assert asked == [cache_folder / "pixels", Path(tempfile.gettempdir())]
 
 
 def test_progress_is_told_and_ends_with_all() -> None:
@@ -219,15 +240,22 @@ def known(data: Dataset) -> Dataset:
     return replace(data, records=tuple(records))
 
 
+def written(work: Work[tuple[Dataset, list[Pixels]]]) -> tuple[Dataset, list[Pixels]]:
+    """What the work gives, once what it keeps is kept."""
+    found = finished(work)
+    cache._KEEPER.submit(int).result()
+    return found
+
+
 @pytest.mark.parametrize("broken", [{}, {0: b"no picture", 7: png(8)[:200], 69: b"x"}])
 def test_a_cache_that_was_kept_is_the_same(
     broken: dict[int, bytes | None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     data = known(dataset(70, broken))
     first = finished(cache.build(data, ROADS, keep=tmp_path / "new"))
-    assert len(list((tmp_path / "new").iterdir())) == 2
     monkeypatch.setattr(preprocessing, "load_each", never)
-    again = finished(cache.build(data, ROADS, keep=tmp_path / "new"))
+    again = finished(cache.build(data, ROADS, keep=tmp_path / "new"))  # as soon as the first is written
+    assert len(list((tmp_path / "new").iterdir())) == 2
     assert again[0] == first[0]
     for old, new in zip(first[1], again[1]):
         assert np.array_equal(old.array, new.array)
@@ -249,10 +277,10 @@ def other_order(data: Dataset) -> Dataset:
 @pytest.mark.parametrize("change", [other_content, other_order])
 def test_a_cache_of_other_data_is_not_used_and_dropped(change: Callable[[Dataset], Dataset], tmp_path: Path) -> None:
     data = known(dataset(20))
-    finished(cache.build(data, ROADS, keep=tmp_path))
+    written(cache.build(data, ROADS, keep=tmp_path))
     before = set(tmp_path.iterdir())
     changed = change(data)
-    kept, caches = finished(cache.build(changed, ROADS, keep=tmp_path))
+    kept, caches = written(cache.build(changed, ROADS, keep=tmp_path))
     for pixels, road in zip(caches, ROADS):
         assert np.array_equal(pixels.array, expected(kept, road))
     after = set(tmp_path.iterdir())
@@ -262,23 +290,55 @@ def test_a_cache_of_other_data_is_not_used_and_dropped(change: Callable[[Dataset
 
 def test_another_version_does_not_use_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     data = known(dataset(5))
-    finished(cache.build(data, ROADS, keep=tmp_path))
+    written(cache.build(data, ROADS, keep=tmp_path))
     monkeypatch.setattr(cache, "_MAKERS", ("2",))
     monkeypatch.setattr(preprocessing, "load_each", never)
     with pytest.raises(AssertionError, match="decoded"):
-        finished(cache.build(data, ROADS, keep=tmp_path))
+        written(cache.build(data, ROADS, keep=tmp_path))
+
+
+@pytest.mark.parametrize("name", ["numpy", "opencv-python-headless", "pydicom"])
+def test_what_decodes_or_changes_pixels_is_part_of_a_caches_name(name: str) -> None:
+    assert f"{name} {version(name)}" in cache._MAKERS
+
+
+def test_kept_caches_that_refused_different_pictures_are_made_again(tmp_path: Path) -> None:
+    data = known(dataset(6))
+    holed = replace(data, store=Memory({k: v for k, v in data.store.files.items() if k != "002.png"}))  # type: ignore
+    _, (kept,) = finished(cache.build(data, ROADS[1:], keep=tmp_path))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cache, "PASSING", ())
+        finished(cache.build(holed, ROADS[:1], keep=tmp_path))
+    found, caches = finished(cache.build(data, ROADS, keep=tmp_path))
+    assert len(found) == len(kept) == 6
+    for pixels, road in zip(caches, ROADS):
+        assert np.array_equal(pixels.array, expected(data, road))
+
+
+@pytest.mark.parametrize("code", ["unreadable", "out-of-memory"])
+def test_what_may_be_over_tomorrow_is_not_kept(code: str, tmp_path: Path) -> None:
+    class Passing(Memory):
+        def read(self, key: str) -> bytes:
+            if key == "002.png":
+                raise PictureError(code, "today")
+            return super().read(key)
+
+    data = known(dataset(6))
+    today = replace(data, store=Passing(data.store.files))  # type: ignore[attr-defined]
+    assert len(finished(cache.build(today, ROADS, keep=tmp_path))[0]) == 5
+    assert len(finished(cache.build(data, ROADS, keep=tmp_path))[0]) == 6
 
 
 @pytest.mark.parametrize("at", [0, 100, 300, -300, -20, -1])
 @pytest.mark.parametrize("damage", ["changed", "cut"])
 def test_a_damaged_cache_is_made_again(at: int, damage: str, tmp_path: Path) -> None:
     data = known(dataset(20, {3: b"no picture"}))
-    finished(cache.build(data, ROADS[:1], keep=tmp_path))
+    written(cache.build(data, ROADS[:1], keep=tmp_path))
     (file,) = tmp_path.iterdir()
     content = bytearray(file.read_bytes())
     content[at] ^= 1
     file.write_bytes(content[:at] if damage == "cut" else content)
-    kept, (pixels,) = finished(cache.build(data, ROADS[:1], keep=tmp_path))
+    kept, (pixels,) = written(cache.build(data, ROADS[:1], keep=tmp_path))
     assert np.array_equal(pixels.array, expected(kept, ROADS[0]))
     assert [r.key for r in kept.refused[1:]] == ["003.png"]
     assert list(tmp_path.iterdir()) == [file]
@@ -292,24 +352,35 @@ def test_the_caches_that_are_kept_are_bounded_and_the_oldest_go(
     names = ["a", "b", "c", "d"]
     sets = [replace(known(dataset(5)), name=name) for name in names]
     for when, data in enumerate(sets[:3]):
-        finished(cache.build(data, ROADS[:1], keep=tmp_path))
+        written(cache.build(data, ROADS[:1], keep=tmp_path))
         newest = max(tmp_path.iterdir(), key=lambda file: file.stat().st_mtime_ns)
         os.utime(newest, (when, when))
-    finished(cache.build(sets[0], ROADS[:1], keep=tmp_path))  # used now
-    finished(cache.build(sets[3], ROADS[:1], keep=tmp_path))
+    written(cache.build(sets[0], ROADS[:1], keep=tmp_path))  # used now
+    written(cache.build(sets[3], ROADS[:1], keep=tmp_path))
     assert sorted(file.name[0] for file in tmp_path.iterdir()) == ["a", "c", "d"]
 
 
+def test_what_a_killed_process_left_half_written_is_swept_up(tmp_path: Path) -> None:
+    old, new = (tmp_path / f".set-1.pixels.{pid}" for pid in (1, 2))
+    for part in (old, new):
+        part.write_bytes(b"half")
+    long_ago = time.time() - 2 * cache.ABANDONED
+    os.utime(old, (long_ago, long_ago))
+    finished(cache.build(known(dataset(5)), ROADS[:1], keep=tmp_path))
+    assert not old.exists()
+    assert new.exists()
+
+
 def test_what_cannot_or_need_not_be_kept_is_not(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    finished(cache.build(dataset(5), ROADS, keep=tmp_path))  # records that do not know their content
+    written(cache.build(dataset(5), ROADS, keep=tmp_path))  # records that do not know their content
     data = known(dataset(5))
     (tmp_path / "file").touch()
-    finished(cache.build(data, ROADS, keep=tmp_path / "file"))
+    written(cache.build(data, ROADS, keep=tmp_path / "file"))
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
-        finished(cache.build(data, ROADS, keep=tmp_path))
+        written(cache.build(data, ROADS, keep=tmp_path))
     monkeypatch.setattr(cache, "MEMORY_BYTES", 5 * 3 * 16 * 16)
-    finished(cache.build(data, ROADS, keep=tmp_path))
+    written(cache.build(data, ROADS, keep=tmp_path))
     assert len([file for file in tmp_path.iterdir() if file.name != "file"]) == 1
 
 

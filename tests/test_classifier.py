@@ -142,6 +142,34 @@ def test_a_folder_and_a_zip_of_it_answer_for_every_file(clf, tmp_path) -> None:
             np.testing.assert_allclose(found[key].probabilities, expected, atol=1e-5)
 
 
+def test_a_list_is_answered_in_its_order_whatever_it_holds(clf, tmp_path) -> None:
+    (name, image), (other, _) = pictures(2).items()
+    folder = write(tmp_path / "in", pictures(2))
+    file = folder / f"{name}.png"
+    given = [
+        file,
+        image,
+        str(tmp_path / "none.png"),
+        file.read_bytes(),
+        Image.fromarray(image),
+        folder / f"{other}.png",
+    ]
+    found = opsin.predict(clf, given)
+    assert [p.key for p in found] == [str(file), "picture 2", given[2], "picture 4", "picture 5", str(given[5])]
+    assert [p.error and p.error.code for p in found] == [None, None, "unreadable", None, None, None]
+    for place in (0, 1, 3, 4):
+        np.testing.assert_allclose(found[place].probabilities, opsin.predict(clf, image).probabilities, atol=1e-5)
+    assert opsin.predict(clf, []) == []
+    assert opsin.predict(clf, Image.fromarray(image)).probabilities == opsin.predict(clf, image).probabilities
+
+
+def test_what_is_no_picture_and_no_classifier_are_wrong_calls(clf) -> None:
+    with pytest.raises(CallError, match="received Tensor"):
+        opsin.predict(clf, torch.zeros(3, 8, 8))
+    with pytest.raises(CallError, match=r"Give opsin.load\('parts-1'\)"):
+        opsin.predict("parts-1", b"")
+
+
 def test_one_file_is_one_prediction_though_it_be_no_picture(clf, tmp_path) -> None:
     (tmp_path / "a.txt").write_text("hello")
     answer = opsin.predict(clf, tmp_path / "a.txt")
@@ -175,3 +203,15 @@ def test_the_preprocessing_is_the_models_own(clf) -> None:
     letterboxed = dataclasses.replace(clf, preprocessing=Preprocessing(8, "letterbox"))
     one, other = (np.array(opsin.predict(each, image).probabilities) for each in (clf, letterboxed))
     assert np.abs(one - other).max() > 1e-3
+
+
+# ── as a reader sees them ──
+
+
+def test_what_is_shown_of_data_answers_and_scores_is_one_line(clf) -> None:
+    data = digits()
+    assert repr(data) == f"Dataset(digits: {len(data):,} records, single-label, {len(data.classes)} classes)"
+    assert repr([opsin.predict(clf, b"hello")]).startswith("[Prediction(picture: error not-a-picture")
+    score = opsin.evaluate(clf, data, "all").overall["accuracy"]
+    assert f"{score:.1f} {score}" == f"{score.value:.1f} {score!s}"
+    assert float(score) == score.value

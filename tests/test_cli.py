@@ -493,6 +493,16 @@ def test_interrupted_and_resumed_in_process(fresh, capsys, monkeypatch) -> None:
     assert "epoch 2/3" in said
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows asks for rights to make a link")
+def test_a_run_on_a_link_to_an_archive_goes_on_under_its_name(fresh) -> None:
+    shutil.make_archive("parts-2024", "zip", "pics")
+    Path("parts.zip").symlink_to("parts-2024.zip")
+    assert cli.run(["train", "parts.zip", *small(), "--out", "runs/link"]) == 0
+    shutil.rmtree("runs/link/model")
+    assert cli.run(["train", "--resume", "link"]) == 0
+    assert runs.load("link").facts["name"] == "parts"
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot send one process a Ctrl-C")
 def test_ctrl_c_ends_with_130_and_the_way_to_go_on(fresh, capsys) -> None:
     with subprocess.Popen(

@@ -210,6 +210,20 @@ def test_folds_are_even_and_stratified() -> None:
     assert (fold != features.deal(y, folds=5, seed=2)).any()
 
 
+@pytest.mark.filterwarnings("ignore:The least populated class")
+@pytest.mark.parametrize("n", [7, 60, 501])
+@pytest.mark.parametrize("seed", [0, 3])
+def test_folds_are_those_of_scikit_learn(n: int, seed: int) -> None:
+    from sklearn.model_selection import StratifiedKFold
+
+    y = np.random.default_rng(n).choice([4, 0, 7, 2], n, p=[0.6, 0.2, 0.15, 0.05])
+    kept = StratifiedKFold(5 if n > 7 else 3, shuffle=True, random_state=seed).split(y, y)
+    fold = features.deal(y, folds=5 if n > 7 else 3, seed=seed)
+    assert [np.flatnonzero(fold == number).tolist() for number in range(fold.max() + 1)] == [
+        held.tolist() for _, held in kept
+    ]
+
+
 def test_a_group_is_in_one_fold() -> None:
     y = np.arange(60) % 3
     groups = [f"patient {row // 6}" if row < 48 else None for row in range(60)]

@@ -94,3 +94,57 @@ def test_the_reference_and_the_engine_torch_are_folded_and_equal() -> None:
     with torch.no_grad():
         plain = clf.network(engines.preprocessing.normalise(road, torch.from_numpy(images)))
     np.testing.assert_allclose(found, plain, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("side", [64, 63, 50])
+def test_paddings_and_activations_in_one_pass_answer_alike(side: int) -> None:
+    """Sides that strides of two divide, and sides that they do not, which timm pads otherwise."""
+    torch.manual_seed(0)
+    example = torch.randn(1, 3, 64, 64)
+    network = folding.folded(lived(models.build(NetworkSpec("tf_efficientnet_lite0", 5, 64))), example)
+    images = torch.randn(2, 3, side, side)
+    with torch.no_grad():
+        made = folding.fused(network, example)
+        assert sum(isinstance(module, folding.OnePass) for module in made.modules()) == 33
+        assert not any(isinstance(module, folding.OnePass) for module in network.modules()), "the network is left"
+        torch.testing.assert_close(made(images), network(images), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("act", [nn.ReLU(), nn.ReLU6(), nn.Hardswish()])
+@pytest.mark.parametrize(("groups", "bias"), [(1, True), (6, False)])
+def test_every_activation_is_done_in_the_pass(act: nn.Module, groups: int, bias: bool) -> None:
+    convolution = nn.Conv2d(6, 6, (3, 5), stride=(2, 1), padding=(2, 1), groups=groups, bias=bias)
+    network = nn.Sequential(convolution, act).eval()
+    images = 9 * torch.randn(2, 6, 9, 8)
+    with torch.no_grad():
+        made = folding.fused(network, images)
+        assert isinstance(made[0], folding.OnePass)  # type: ignore[index]
+        torch.testing.assert_close(made(images), network(images))
+
+
+class Branching(nn.Module):
+    """Defines an activation after a convolution whose output it reads twice, once before the activation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 3, 1)
+        self.act = nn.ReLU()
+
+    def forward(self, images: Tensor) -> Tensor:
+        found: Tensor = self.first(images)
+        return found + self.act(found)
+
+
+def test_what_one_pass_would_answer_otherwise_is_left_as_it_is() -> None:
+    network = Branching().eval()
+    assert folding.fused(network, torch.randn(1, 3, 8, 8)) is network
+
+
+def test_an_operator_of_another_torch_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU()).eval()
+
+    def other(*_: object) -> Tensor:
+        raise RuntimeError("expected at most 9 arguments")
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_convolution_pointwise", other)
+    assert folding.fused(network, torch.randn(1, 3, 8, 8)) is network

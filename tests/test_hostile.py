@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 import zipfile
@@ -130,6 +131,42 @@ def test_a_child_that_cannot_start_is_the_machines_fault(monkeypatch) -> None:
         monkeypatch.setattr(sys, "executable", program)
         with isolation.Decoder() as decoder, pytest.raises(MachineError, match=says):
             decoder.decode(hostile.good()["png"])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there, Python of a venv is started by another one")
+def test_a_child_finds_what_the_environment_says_where_to_find(tmp_path) -> None:
+    """As modules of a cluster do, with a Python that has no numpy of its own."""
+    (tmp_path / "a.png").write_bytes(hostile.good()["png"])
+    code = (
+        "import sys; from opsin.isolation import Decoder; print(Decoder().decode(open(sys.argv[1], 'rb').read()).shape)"
+    )
+    found = subprocess.run(
+        [sys._base_executable, "-c", code, str(tmp_path / "a.png")],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        capture_output=True,
+        text=True,
+    )
+    assert found.stdout == "(32, 40, 3)\n", found.stderr
+
+
+TAKEN_OVER = {  # what it says, and how long it says that is, where that is not true
+    "without an end": ("b' ' * 2**20", 2**32 - 1),
+    "nothing": ("b'{}'", 2),
+    "no JSON": ("b'no'", 2),
+    "far too deep": ("b'[' * 60000", 60000),
+    "another code": ("""b'{"code":"x","text":""}'""", 22),
+    "no code": ("""b'{"code":[],"text":""}'""", 21),
+}
+
+
+@pytest.mark.parametrize("answers", TAKEN_OVER)
+def test_a_child_that_was_taken_over_is_not_believed(monkeypatch, answers: str) -> None:
+    what, length = TAKEN_OVER[answers]
+    said = f"b'!E' + ({length}).to_bytes(4, 'little') + bytes(4) + {what}"
+    code = f"import sys, time; sys.stdout.buffer.write({said}); sys.stdout.flush(); time.sleep(9)"
+    monkeypatch.setattr(isolation, "_START", code.replace("{", "{{").replace("}", "}}"))
+    with isolation.Decoder() as decoder:
+        assert answer(decoder, hostile.good()["png"]) == "crash"
 
 
 @pytest.mark.parametrize("name", ["jpeg", "png"])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from sklearn import metrics as reference
 
 from opsin import metrics
 from opsin.errors import DataError
+from opsin.reports import tasks
 
 RNG = np.random.default_rng(1)
 N, K = 300, 4
@@ -125,6 +128,35 @@ def test_intervals_of_quantities_cover_and_groups_widen_them() -> None:
         for g in (None, groups)
     )
     assert whole.high - whole.low > 2 * (apart.high - apart.low)
+
+
+@pytest.mark.parametrize(("n", "groups"), [(1, None), (5, ["one patient"] * 5)])
+def test_one_record_or_group_has_no_interval(n: int, groups: list[str] | None) -> None:
+    true = np.arange(10.0, 10 + n)[:, None]
+    found = metrics.score_quantities(true + 0.2, true, ("x",), [0], groups=groups)
+    for name in ("MAE", "RMSE", "median absolute error"):
+        assert found.overall[name].value == pytest.approx(0.2)
+        assert (found.overall[name].low, found.overall[name].high) == (-np.inf, np.inf)
+    assert str(found.overall["MAE"]) == "0.200 [no interval]"
+    assert metrics.from_dict(json.loads(json.dumps(metrics.to_dict(found), allow_nan=False))) == found
+    assert "clearly better" not in " ".join(tasks.summary(found)).replace("not clearly better", "")
+    both = np.column_stack([true, np.where(np.arange(n)[:, None] == 0, true, np.nan)])
+    several = metrics.score_quantities(np.repeat(true + 0.2, 2, axis=1), both, ("x", "y"), [0, 0])
+    assert not several.overall["mean relative MAE"].bounded
+
+
+@pytest.mark.parametrize("unit", [1e-15, 1e9])
+def test_intervals_do_not_depend_on_the_unit(unit: float) -> None:
+    plain, other = (
+        metrics.score_quantities(u * ANSWERS, u * VALUES, ("x", "y"), [19 * u, 21 * u]) for u in (1.0, unit)
+    )
+    for name, score in plain.per_class["x"].items():
+        scale = 1 if name == "R2" else unit
+        found = other.per_class["x"][name]
+        assert found.high > found.low
+        assert np.array([found.low, found.value, found.high]) / scale == pytest.approx(
+            [score.low, score.value, score.high], rel=1e-9
+        )
 
 
 def test_scores_survive_json() -> None:

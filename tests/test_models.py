@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 
 from opsin import models
 from opsin.errors import CallError, MachineError, ModelError
-from opsin.models import NetworkSpec, weights
+from opsin.models import NetworkSpec, bridge, weights
 from opsin.models.textbook import Textbook
 
 RESIDUAL = ("resnet18", "resnet26d")  # a plain and a deep stem
@@ -166,6 +167,37 @@ def test_importing_is_cheap() -> None:
         "import opsin.models.weights; assert not {'timm', 'torchvision'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_timm_comes_ahead_of_its_use_and_not_for_what_is_known() -> None:
+    code = """
+import sys, threading
+from opsin import models
+from opsin.models import weights
+models.spec_for(weights.WHEEL, 2, 64, pretrained=True), weights.pretrained_info(weights.WHEEL)
+models.ahead("textbook")
+assert threading.active_count() == 1 and "timm" not in sys.modules
+turns = sys.getswitchinterval()
+models.ahead(weights.WHEEL)
+for thread in threading.enumerate()[1:]:
+    thread.join()
+assert "timm" in sys.modules and sys.getswitchinterval() == turns
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_what_goes_wrong_ahead_is_told_where_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> None:
+        raise ImportError("libtorch.so: cannot open shared object file")
+
+    before = threading.enumerate()
+    monkeypatch.delitem(sys.modules, "timm", raising=False)
+    monkeypatch.setattr(bridge, "library", broken)
+    models.ahead(weights.WHEEL)  # an error of a thread that nobody caught would fail this test
+    for thread in set(threading.enumerate()) - {*before}:
+        thread.join()
+    with pytest.raises(ImportError, match="libtorch"):
+        models.build(NetworkSpec(weights.WHEEL, 2, 64))
 
 
 def test_names() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -10,10 +11,11 @@ import pytest
 import torch
 
 import opsin
-from opsin import classifier, models, runs
+from opsin import classifier, models, ops, runs, splits
+from opsin import recipe as recipes
 from opsin.app import cli
 from opsin.errors import CallError
-from opsin.runs import origins
+from opsin.runs import origins, scoring
 from tiny import HOW, digests, digits, net, recipe, write_pngs
 
 
@@ -72,6 +74,17 @@ def test_a_new_class_is_learnt_and_the_origin_is_told(first, tmp_path) -> None:
     assert json.loads((run.folder / "report.json").read_text())
 
 
+def test_what_the_first_model_has_seen_is_not_new_to_the_second(first, tmp_path) -> None:
+    data = digits()
+    folder = runs.create(data, recipe(epochs=1, seed=5), out=tmp_path / "run", start=first.classifier)
+    told = [e.values["text"] for e in runs.events(data, resume=folder, how=HOW) if e.kind == "notice"]
+    leaked = {r.key for r in splits.read(data, first.folder / "split.csv").records if r.split != "test"}
+    leaked &= {r.key for r in splits.read(data, folder / "split.csv").test.records}
+    assert leaked
+    assert any(f"warning: {len(leaked)} test pictures trained the model that it starts from" in text for text in told)
+    assert not leaked - scoring.trained_on(runs.load(folder), data)
+
+
 def test_the_licence_of_the_first_weights_goes_on(first) -> None:
     clf = first.classifier
     licensed = classifier.Classifier(
@@ -96,6 +109,33 @@ def test_what_contradicts_the_models_preprocessing_is_refused(first, tmp_path, c
     with pytest.raises(CallError, match="contradicts the model"):
         opsin.train(digits(), recipe(**changes), out=tmp_path / "run", how=HOW, start=first.classifier)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_recipe_of_such_a_run_asks_for_its_model(first, tmp_path) -> None:
+    again = opsin.train(digits(), recipe(epochs=0), out=tmp_path / "again", how=HOW, start=first.classifier)
+    chosen = recipes.read(again.folder / "recipe.toml")
+    calls = (
+        lambda: opsin.train(digits(), chosen, out=tmp_path / "run", how=HOW),
+        lambda: opsin.cross_validate(digits(), chosen, folds=2, out=tmp_path / "run", how=HOW),
+        lambda: runs.augmented(digits(), chosen),
+    )
+    for call in calls:
+        with pytest.raises(CallError, match="--from"):
+            call()
+    assert not (tmp_path / "run").exists()
+    opsin.train(digits(), chosen, out=tmp_path / "run", how=HOW, start=first.classifier)
+
+
+def test_a_pipeline_is_the_models_or_refused(first, tmp_path) -> None:
+    with pytest.raises(CallError, match="no pipeline"):
+        opsin.train(digits(), recipe(pipeline="gamma"), out=tmp_path / "run", how=HOW, start=first.classifier)
+    road = dataclasses.replace(first.classifier.preprocessing, pipeline=ops.from_text("clahe:clip=2"))
+    start = dataclasses.replace(first.classifier, preprocessing=road)
+    for asked in ("", "clahe:clip=2.0"):
+        suited = origins.suited(recipe(pipeline=asked), start)
+        assert suited.pixels.pipeline == ops.from_text("clahe:clip=2").text
+    with pytest.raises(CallError, match="clahe"):
+        origins.suited(recipe(pipeline="gamma"), start)
 
 
 def test_a_network_of_ones_own_and_a_start_are_too_much(first, tmp_path) -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from opsin import codecs, runs, sources, training
+from opsin import codecs, duplicates, runs, sources, training
 from opsin.app import cli
 from opsin.training import rate_chart, sheet, suggested_rate, try_rates
 from opsin.vocabulary import finished
@@ -108,6 +108,14 @@ def test_train_writes_the_sheet_and_trains_nothing(tmp_path: Path, monkeypatch, 
     assert cli.run(["train", "pics", *SMALL, "--show-augmentation", "sheet.png", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"file": "sheet.png"}
     assert cli.run(["train", "pics", *SMALL, "--show-augmentation", "none/sheet.png"]) == 5
+
+
+def test_no_alike_counts_for_previews_too(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_pngs(tmp_path / "pics", {"dark": 20, "light": 20})
+    monkeypatch.setattr(duplicates, "thumbnails", lambda *given, **how: pytest.fail("looked"))
+    call = ["train", "pics", *SMALL, "--threads", "1", "--no-alike"]
+    assert cli.run([*call, "--show-augmentation", "sheet.png", "--find-rate", "rates.svg"]) == 0
 
 
 # The range test ------------------------------------------------------------------------------------------------------

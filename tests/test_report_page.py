@@ -150,6 +150,17 @@ def test_groups_are_counted_and_widen_the_intervals() -> None:
     assert {one["column"] for one in grouped["slices"]} == {"group"}
 
 
+def test_slices_count_what_is_said_as_the_headline_does() -> None:
+    """Unsure is never right: not of all pictures, and not of some."""
+    plain = answers(200)
+    found = dataclasses.replace(plain, groups=tuple("ab"[i // 100] for i in range(200)))
+    told = contents.of_test(found, temperature=1.0, thresholds={"two": 0.3}, facts={}, unsure_below=0.9)
+    right = told["scores"]["overall"]["accuracy"]["value"]
+    assert right < (plain.logits.argmax(1) == plain.targets).mean() - 0.1
+    assert [one["accuracy"]["n"] for one in told["slices"]] == [100, 100]
+    assert np.mean([one["accuracy"]["value"] for one in told["slices"]]) == pytest.approx(right)
+
+
 @pytest.mark.parametrize(
     ("right", "says"), [(0.99, "clearly better"), (0.55, "not clearly better"), (0.2, "no better than no skill")]
 )

@@ -32,6 +32,7 @@ def four(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made("a", accuracy=0.7, macro_F1=0.9)
     made("b", accuracy=0.95, macro_F1=0.5, recipe="modern", data="digits")
     made("c")
+    made(".e.123")  # what a kill left of one that was about to begin
     (made("d", accuracy=0.5) / "recipe.toml").write_text("not toml")
     for i, name in enumerate("bdac"):
         os.utime(f"runs/{name}/data.json", (1e9 + 60 * i,) * 2)
@@ -49,8 +50,19 @@ def test_runs_are_sorted_and_filtered(capsys) -> None:
     assert names(capsys, "--by", "macro-f1")[:2] == "ab"
     assert names(capsys, "--by", "begun") == "cadb"
     assert names(capsys, "--where", "accuracy>0.6", "--where", "macro F1 <= 0.5") == "b"
+    assert names(capsys, "--where", "accuracy > -0.5", "--where", "accuracy<.9") == "a"
     assert names(capsys, "--data", "digit") == "b"
     assert names(capsys, "--recipe", "probe") == "ac"
+
+
+@pytest.mark.usefixtures("four")
+def test_a_run_that_went_on_has_not_begun_since(capsys) -> None:
+    for name, file in (("b", "split.csv"), ("d", "series.json")):
+        Path("runs", name, file).touch()
+        os.utime(Path("runs", name, file), (1e9 - 60,) * 2)
+        os.utime(Path("runs", name, "data.json"), (1e9 + 600,) * 2)
+    assert names(capsys, "--by", "begun")[:2] == "ca"
+    assert runs.find("last") == Path("runs", "c")
 
 
 @pytest.mark.usefixtures("four")
@@ -68,6 +80,7 @@ def test_what_a_run_came_to_is_said(capsys) -> None:
 def test_what_cannot_be_asked_is_refused() -> None:
     with pytest.raises(CallError, match="Did you mean 'accuracy'"):
         runs.chosen(runs.rows(), by="acuracy")
-    with pytest.raises(CallError, match=r"such as 'accuracy>0.9'"):
-        runs.chosen(runs.rows(), where=["accuracy=0.9"])
+    for text in ("accuracy=0.9", "accuracy>0.9.1", "accuracy>", "accuracy>."):
+        with pytest.raises(CallError, match=r"such as 'accuracy>0.9'"):
+            runs.chosen(runs.rows(), where=[text])
     assert cli.run(["list", "ops", "--by", "accuracy"]) == 2

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import opsin
-from opsin import artefact, cache, classifier, duplicates, evaluation, preprocessing, runs, splits
+from opsin import artefact, cache, classifier, comparison, duplicates, evaluation, preprocessing, runs, sources, splits
 from opsin.app import cli
 from opsin.classifier import Classifier
 from opsin.duplicates import Pair
@@ -32,7 +32,8 @@ def reordered(data: Dataset, names: tuple[str, ...]) -> Dataset:
 
 def stranger(run: runs.Run) -> Classifier:
     """The run's classifier as if other pictures had made it."""
-    return dataclasses.replace(run.classifier, facts={**run.classifier.facts, "fingerprint": "", "pictures": ""})
+    facts = {**run.classifier.facts, "fingerprint": "", "pictures": "", "seen": {}}
+    return dataclasses.replace(run.classifier, facts=facts)
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +58,94 @@ def test_data_divided_by_a_split_file_is_not_scored_by_mistake(tmp_path) -> None
     with pytest.raises(DataError, match="divided otherwise"):
         opsin.evaluate(run.classifier, data)
     assert opsin.evaluate(run.classifier, data, "all").n == 60
+
+
+def grown(data: Dataset, new: int = 1) -> Dataset:
+    """`data` and some pictures more, of zeros, as `read` would find them in the same folder."""
+    more = digits(each=20 + new, names=("zero",))
+    added = [dataclasses.replace(r, key=f"new/{r.key}") for r in more.records[20:]]
+    pictures_ = data.store.pictures | {f"new/{r.key}": more.store.read(r.key) for r in more.records[20:]}
+    records = (*data.records, *added)
+    made = sources.fingerprint(records, data.classes)
+    return dataclasses.replace(data, records=records, store=ArrayStore(pictures_), fingerprint=made)
+
+
+def watched(clf: Classifier, data: Dataset, part: str | None = None) -> tuple[list[str], list[str]]:
+    """The keys of the records that were tested, and what was told."""
+    told = []
+
+    def watch() -> Iterator[Event]:
+        watch.result = yield from runs.evaluating(clf, data, part)
+
+    told = [event.values["text"] for event in watch() if event.kind == "notice"]
+    return sorted(watch.result[0].keys), told
+
+
+def part_keys(run: runs.Run, data: Dataset, *names: str) -> set[str]:
+    return {r.key for r in splits.read(data, run.folder / "split.csv").records if r.split in names}
+
+
+def test_pictures_of_training_are_left_out_of_other_data(trained) -> None:
+    """One file more makes it other data: forty training pictures of forty-one must not count all the same."""
+    data, run = trained
+    more = grown(data)
+    test = part_keys(run, data, "test")
+    keys, told = watched(run.classifier, more)
+    assert keys == sorted(test | {"new/" + grown(data).records[-1].key.removeprefix("new/")})
+    assert told == [f"{60 - len(test)} of 61 pictures are left out: the model has seen them in training"]
+    assert watched(run.classifier, more, "all") == (sorted(r.key for r in more.records), [])
+    renamed = dataclasses.replace(more, classes=("zero", "one", "two", "three"))
+    other_labels = tuple(dataclasses.replace(r, target=0) for r in renamed.records)
+    assert watched(run.classifier, dataclasses.replace(renamed, records=other_labels))[0] == keys
+
+
+def test_only_what_weights_were_fitted_to_is_left_out_of_another_validation(trained) -> None:
+    data, run = trained
+    val = part_keys(run, data, "val")
+    more = grown(data)
+    given = tuple(dataclasses.replace(r, split="val") for r in more.records)
+    keys, _ = watched(run.classifier, dataclasses.replace(more, records=given), "val")
+    assert keys == sorted(val | part_keys(run, data, "test") | {more.records[-1].key})
+
+
+def test_a_group_that_was_trained_on_is_left_out_whole(trained) -> None:
+    data, run = trained
+    more, test = grown(data, 2), part_keys(trained[1], data, "test")
+    some = next(iter(part_keys(run, data, "train")))
+    together = {some, more.records[-1].key, min(test)}
+    records = tuple(dataclasses.replace(r, group="g" if r.key in together else None) for r in more.records)
+    keys, _ = watched(run.classifier, dataclasses.replace(more, records=records))
+    assert keys == sorted((test | {more.records[-2].key}) - together)
+
+
+def test_nothing_but_pictures_of_training_is_refused(trained) -> None:
+    data, run = trained
+    train_keys = part_keys(run, data, "train", "val")
+    with pytest.raises(DataError, match="no picture is left to test on") as caught:
+        opsin.evaluate(run.classifier, data.where(lambda record: record.key in train_keys))
+    assert "--part all" in str(caught.value)
+
+
+def test_a_model_that_does_not_tell_what_it_was_trained_on_is_said_to(trained) -> None:
+    data, run = trained
+    old = {name: value for name, value in run.classifier.facts.items() if name != "seen"}
+    keys, told = watched(dataclasses.replace(run.classifier, facts=old), grown(data))
+    assert len(keys) == 61
+    assert "does not tell which pictures it was trained on" in told[0]
+
+
+def test_two_models_are_compared_on_what_neither_has_seen(trained, tmp_path) -> None:
+    data, run = trained
+    other = train(data, tmp_path / "run", epochs=1, seed=5)
+    unseen = part_keys(run, data, "test") & part_keys(other, data, "test")
+    told = []
+
+    def watch() -> Iterator[Event]:
+        watch.result = yield from comparison.comparing(run.classifier, other.classifier, grown(data))
+
+    told = [event.values["text"] for event in watch() if event.kind == "notice"]
+    assert watch.result.n == len(unseen) + 1
+    assert [text.split(": ")[1][0] for text in told] == ["A", "B"]
 
 
 TENS = "([0-9])[0-9]$"  # of a file's number
@@ -106,7 +195,7 @@ def test_the_largest_class_is_that_of_training(tmp_path) -> None:
     assert data.counts() == {"zero": 10, "one": 30, "two": 10}
     run = train(data, tmp_path / "run", epochs=1)
     other = digits(each=12).where(lambda r: r.target != 1 or int(r.key[-5:]) < 15)
-    found = opsin.evaluate(run.classifier, other)
+    found = opsin.evaluate(run.classifier, other, "all")
     assert found.largest_class == run.scores["test"].largest_class == "one"
     ones = other.counts()["one"] / len(other)
     assert 0 < ones < 1 / 3
@@ -204,7 +293,13 @@ def test_more_pictures_than_can_be_compared_are_said(tmp_path, monkeypatch) -> N
 
 def pictures(run: runs.Run, names: tuple[str, ...], hflip: str = "no") -> Classifier:
     """The run's classifier with classes of other names, as if training had mirrored or not."""
-    facts = {**run.classifier.facts, "recipe": {"augment": {"hflip": hflip}}, "pictures": "", "largest class": names[0]}
+    facts = {
+        **run.classifier.facts,
+        "recipe": {"augment": {"hflip": hflip}},
+        "pictures": "",
+        "seen": {},
+        "largest class": names[0],
+    }
     return dataclasses.replace(run.classifier, classes=names, facts=facts)
 
 

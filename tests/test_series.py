@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 from collections import Counter
@@ -29,7 +30,8 @@ def grouped(data: Dataset, number: int) -> Dataset:
 
 
 def measured(data: Dataset, folder: Path, **changes: object) -> runs.Series:
-    return opsin.cross_validate(data, recipe(epochs=1), network=net(data), how=HOW, out=folder, **changes)
+    asked = {"recipe": recipe(epochs=1), "network": net(data), "how": HOW, "out": folder, **changes}
+    return opsin.cross_validate(data, **asked)
 
 
 # ── who is in which fold ──
@@ -110,6 +112,19 @@ def test_every_picture_is_tested_once_by_a_model_that_did_not_learn_from_it(tmp_
     assert metrics.from_dict(written).overall == found.pooled.overall
 
 
+def test_what_is_pooled_is_answered_under_each_folds_thresholds(tmp_path) -> None:
+    want = "c recall>=0.75; accuracy>=0.75"  # one fold can promise it, one cannot
+    data = digits(60, "abc")
+    found = measured(data, tmp_path / "series", folds=2, recipe=recipe(epochs=1, want=want))
+    each = [scores.overall for scores in found.scores.values()]
+    assert any(0 < overall["coverage"].value < 1 for overall in each if "coverage" in overall)
+    assert found.pooled is not None
+    for name in ("accuracy", "coverage"):
+        of_folds = [(overall.get(name), scores.n) for overall, scores in zip(each, found.scores.values())]
+        right = sum(round((score.value if score else 1) * n) for score, n in of_folds)
+        assert found.pooled.overall[name].value == pytest.approx(right / len(data))
+
+
 def test_one_fold_a_group_tests_each_group_by_who_saw_none_of_it(tmp_path) -> None:
     data = grouped(digits(20), 3)
     found = measured(data, tmp_path / "series", folds="group")
@@ -124,6 +139,25 @@ def test_one_fold_a_group_tests_each_group_by_who_saw_none_of_it(tmp_path) -> No
     assert score.n == 60
     alone = metrics.wilson(round(score.value * 60), 60)
     assert (score.low, score.high) != pytest.approx((alone.low, alone.high))  # of three groups, not of 60 pictures
+
+
+def test_a_fold_whose_test_pictures_are_all_refused_is_named_and_left_out(tmp_path, capsys) -> None:
+    pics = write_pngs(tmp_path / "pics", {"dark": 30, "light": 30})
+    for file in pics.rglob("0?.png"):
+        file.write_bytes(file.read_bytes()[:60])
+    group = ["--group", r"(\d)\d\.png", "--folds", "group", "--no-alike"]
+    small = ["--recipe", "textbook", "--set", "size=8", "--set", "epochs=1", "--device", "cpu", "--precision", "fp32"]
+    assert cli.run(["train", str(pics), *group, *small, "--out", str(tmp_path / "f")]) == 0
+    assert "not tested" in "".join(line for line in capsys.readouterr().out.splitlines() if "group '0'" in line)
+    found = series.finish(tmp_path / "f")
+    assert list(found.scores) == ["fold-2", "fold-3"]
+    assert found.pooled is not None
+    assert found.pooled.n == 40
+    data = opsin.read(pics)
+    records = (dataclasses.replace(r, split="test" if "/0" in r.key else "train") for r in data.records)
+    data = dataclasses.replace(data, records=tuple(records))
+    with pytest.raises(errors.DataError, match="nothing is measured"):
+        opsin.repeat(data, recipe(epochs=0), seeds=1, out=tmp_path / "s", how=HOW)
 
 
 def test_a_given_test_part_is_left_alone(tmp_path) -> None:
@@ -156,6 +190,21 @@ def test_a_model_of_any_seed_is_evaluated_on_the_test_part_of_their_one_division
         assert opsin.evaluate(opsin.load(tmp_path / "s" / name, network=net(data)), data) == scores
 
 
+@pytest.mark.parametrize("file", ["recipe.toml", "data.json", "series.json"])
+def test_the_folder_of_a_series_appears_whole_or_not_at_all(tmp_path, monkeypatch, file: str) -> None:
+    write_text = Path.write_text
+
+    def full(self: Path, *given: object, **how: object) -> int:
+        if self.stem == Path(file).stem:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write_text(self, *given, **how)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(errors.MachineError, match="Free some space"):
+        series.begin(digits(20), recipe(), folds=2, out=tmp_path / "runs" / "one")
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
 def test_last_is_a_series_too(tmp_path) -> None:
     data = digits(20)
     run = runs.create(data, recipe(), out=tmp_path / "runs" / "b")
@@ -169,10 +218,10 @@ def test_last_is_a_series_too(tmp_path) -> None:
 # ── going on ──
 
 
-def test_a_series_goes_on_and_finished_folds_are_not_made_again(tmp_path) -> None:
+def test_a_series_goes_on_and_finished_folds_are_not_made_again(tmp_path, monkeypatch) -> None:
     data = digits(20)
     whole = measured(data, tmp_path / "whole", folds=3)
-    folder = series.begin(data, recipe(epochs=1), folds=3, out=tmp_path / "cut")
+    folder = series.begin(data, recipe(epochs=1), folds=3, out=tmp_path / "runs" / "cut")
     first, second, _ = series.members(folder, data)
     for member, events in ((first, None), (second, 12)):
         begun = series.opened(folder, member)
@@ -185,7 +234,10 @@ def test_a_series_goes_on_and_finished_folds_are_not_made_again(tmp_path) -> Non
     with pytest.raises(errors.ModelError, match="not finished"):
         series.finish(folder, data)
     before = (folder / "fold-1" / "events.jsonl").read_bytes()
-    again = opsin.cross_validate(data, resume=folder, network=net(data), how=HOW)
+    with pytest.raises(errors.CallError, match="cross_validate"):
+        opsin.train(data, resume=folder, network=net(data), how=HOW)
+    monkeypatch.chdir(tmp_path)
+    again = opsin.cross_validate(data, resume="last", network=net(data), how=HOW)
     assert (folder / "fold-1" / "events.jsonl").read_bytes() == before
     assert again.pooled == whole.pooled
     for name in whole.scores:
@@ -199,9 +251,10 @@ def test_what_cannot_be_is_refused_before_there_is_a_folder(tmp_path) -> None:
         (digits(20), {"folds": 200}, errors.DataError),
         (digits(20), {"folds": 2, "seeds": 2}, errors.CallError),
         (digits(20), {}, errors.CallError),
+        (digits(20), {"folds": 2, "recipe": recipe(want="three recall>=0.5")}, errors.CallError),
     ):
         with pytest.raises(error):
-            series.begin(data, recipe(), out=tmp_path / "series", **asked)
+            series.begin(data, asked.pop("recipe", recipe()), out=tmp_path / "series", **asked)
         assert not (tmp_path / "series").exists()
 
 
@@ -226,6 +279,17 @@ def test_the_command_tells_folds_and_goes_on(tmp_path: Path, monkeypatch: pytest
     assert cli.run(["train", "pics", *small, "--seeds", "2", "--out", "runs/s"]) == 0
     assert "accuracy" in capsys.readouterr().out
     assert cli.run(["train", "pics", *small, "--seeds", "2", "--folds", "2"]) == 2
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [["--folds", "2", "--seeds", "2"], ["--want", "darc recall>=0.5"], ["--folds", "2", "--want", "darc recall>=0.5"]],
+)
+def test_what_is_known_to_be_wrong_is_refused_before_pictures_are_looked_at(tmp_path, monkeypatch, asked) -> None:
+    pics = write_pngs(tmp_path / "pics", {"dark": 8, "light": 8})
+    monkeypatch.setattr(duplicates, "thumbnails", lambda *given, **how: pytest.fail("looked"))
+    assert cli.run(["train", str(pics), "--recipe", "textbook", *asked, "--out", str(tmp_path / "run")]) == 2
+    assert not (tmp_path / "run").exists()
 
 
 # ── pictures that are alike ──

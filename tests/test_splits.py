@@ -6,8 +6,10 @@ import csv
 import dataclasses
 import os
 import random
+import tracemalloc
 from collections import Counter
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -327,3 +329,52 @@ def test_groups_that_share_a_picture_are_one() -> None:
 def test_nothing_alike_changes_nothing() -> None:
     data = plain(20, 20)
     assert splits.split(data, together={}).records == splits.split(data).records
+
+
+# ── groups of thousands of classes ──
+
+
+def dense(groups: list[list[int | None]], want: np.ndarray, k: int, folds: bool) -> list[int]:
+    """How groups are dealt, written with a row of all classes for each group, which is too large to be kept."""
+    have, chosen = np.zeros_like(want), []
+    for index, members in enumerate(groups):
+        group = np.bincount([k if t is None else t for t in members], minlength=k + 1)
+        costs = (group * (2 * (have - want) + group) / np.maximum(want, 1e-9)).sum(axis=1)
+        sizes = have.sum(axis=1)
+        if len(groups) - index <= (sizes == 0).sum():
+            costs[sizes > 0] = np.inf
+        at = int(np.lexsort((sizes, costs))[0]) if folds else int(costs.argmin())
+        at = 0 if not folds and (have[0][group > 0] == 0).any() else at
+        have[at] += group
+        chosen.append(at)
+    return chosen
+
+
+def drawn(rng: np.random.Generator, k: int, most: int) -> list[list[int | None]]:
+    several = [rng.integers(0, k, rng.integers(1, most)) for _ in range(int(rng.integers(3, 120)))]
+    return [[None if rng.random() < 0.05 else int(t) for t in group] for group in several]
+
+
+@pytest.mark.parametrize("most", [2, 4, 40])
+def test_groups_are_dealt_as_with_a_row_of_all_classes_each(most: int) -> None:
+    rng = np.random.default_rng(most)
+    shares = {"train": 0.7, "val": 0.15, "test": 0.15}
+    for k in (1, 2, 3, 10, 30, 200) * 5:
+        groups = drawn(rng, k, most)
+        records = np.bincount([k if t is None else t for group in groups for t in group], minlength=k + 1)
+        wanted = dense(groups, np.outer([*shares.values()], records).astype(float), k, False)
+        assert splits._greedy(groups, shares, k) == [[*shares][at] for at in wanted]
+        even = np.tile(np.maximum(records / 3, 1e-9), (3, 1))
+        assert splits._evenly(groups, 3, k) == dense(groups, even, k, True)
+
+
+def test_many_groups_of_many_classes_need_little_memory() -> None:
+    """A row of a thousand classes for each of two thousand groups would be 16 MB."""
+    groups: list[list[int | None]] = [[number % 1000] for number in range(2000)]
+    tracemalloc.start()
+    try:
+        splits._greedy(groups, {"train": 0.8, "test": 0.2}, 1000)
+        splits._evenly(groups, 5, 1000)
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()

@@ -144,6 +144,33 @@ def test_a_row_is_what_evaluate_finds_on_processed_files(op: str, folder: Path, 
         assert row.bytes is None
 
 
+class Odd(nn.Module):
+    """Says light where the sum of all levels is odd: whoever changes one pixel by one level is found out."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        odd = (images * 255).round().sum(dim=(1, 2, 3)) % 2
+        return torch.stack([1 - odd, odd], 1)
+
+
+def test_what_the_decoder_does_is_no_effect_of_an_operation(tmp_path: Path) -> None:
+    """Large JPEGs are answered for reduced as they are, and whole where an operation was done to them."""
+    rng = np.random.default_rng(0)
+    for number in range(16):
+        place = tmp_path / "set" / CLASSES[number % 2] / f"{number}.jpg"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(ops.jpeg(rng.integers(0, 256, (160, 200, 3), np.uint8), quality=90))
+    data, odd = opsin.read(tmp_path / "set"), replace(SHADE, network=Odd())
+    found = studies.study(odd, data, "brightness:factor=1")
+    (same,) = found.rows
+    assert (same.agreement, same.difference.value, same.p) == (1, 0, 1)
+    assert same.accuracy != found.original.accuracy  # the decoder's doing
+    (lossless,) = studies.study(odd, data, "png").rows
+    assert (lossless.agreement, lossless.accuracy) == (1, same.accuracy)
+    stored = codecs.decode(data.store.read(data.records[0].key))
+    kept = changes.of_corruptions(8).unchanged.make("a", stored)
+    assert (kept == ops.resize(stored, width=10, height=8)).all()
+
+
 def test_differences_are_paired_and_corrected(data: Dataset) -> None:
     """Half as bright, every light picture is called dark: 12 that were right before are wrong, none the other way."""
     found = studies.study(SHADE, data, "brightness:factor=0.5,0.9,1")

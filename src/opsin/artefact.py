@@ -237,7 +237,8 @@ def card(clf: Classifier) -> str:
     for split, scores in facts.get("scores", {}).items():
         lines += [f"## Scores on {split} ({scores['n']} pictures)", "", "| | value | 95 % interval |", "|---|---|---|"]
         for name, score in scores["overall"].items():
-            lines.append(f"| {name} | {score['value']:.4f} | {score['low']:.4f} to {score['high']:.4f} |")
+            interval = "none" if score["low"] is None else f"{score['low']:.4f} to {score['high']:.4f}"
+            lines.append(f"| {name} | {score['value']:.4f} | {interval} |")
         lines.append("")
     lines += [
         "## Use",

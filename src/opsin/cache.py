@@ -18,12 +18,13 @@ import os
 import re
 import shutil
 import tempfile
+import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Protocol
 
@@ -31,7 +32,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import codecs, errors, preprocessing
+from . import codecs, errors, preprocessing, sources
 from .preprocessing import Preprocessing
 from .vocabulary import Dataset, Record, Refusal, Work
 
@@ -40,6 +41,8 @@ MEMORY_BYTES = 2 * 2**30
 SPARE_BYTES = 2**30  # that a cache leaves free on its disk
 KEPT_BYTES = 8 * 2**30  # of all the caches that are kept for later runs; then the oldest go
 THREADS = preprocessing.THREADS
+ABANDONED = 3600.0  # seconds since a cache that is being written grew last
+PASSING = ("unreadable", "out-of-memory")  # refusals that may be over in the next run, of the very same files
 
 Index = int | slice | np.ndarray
 
@@ -157,7 +160,7 @@ def build(
         data: N records.
         roads: how; one cache each.
         threads: decoders at work at a time. The result does not depend on it.
-        folder: where a cache that is too large for memory goes; a temporary folder by default.
+        folder: where a cache that is too large for memory goes; beside the downloads by default.
         keep: the folder of caches that outlive a run: looked into, and written to; None for neither.
 
     Returns:
@@ -169,8 +172,9 @@ def build(
         DataError: when no picture is left.
     """
     files = [_file(keep, data, road) for road in roads]
-    known = [pair for file, road in zip(files, roads) if (pair := _recalled(file, len(data), road.size))]
-    if len(known) == len(roads):
+    asked = [_KEEPER.submit(_recalled, file, len(data), road.size) for file, road in zip(files, roads)]
+    known = [pair for answer in asked if (pair := answer.result())]
+    if len(known) == len(roads) and all(refused == known[0][1] for _, refused in known):
         yield len(data)
         data = _without(data, known[0][1])
         return data, [Pixels(data, array.transpose(0, 3, 1, 2)) for array, _ in known]
@@ -188,7 +192,7 @@ def build(
             found.append(Pixels(data, Undecoded(data, road, threads), _notice(len(data), road)))
             continue
         array = _compact(array, refused)
-        _remember(file, array, refused)
+        _KEEPER.submit(_remember, file, array, refused)
         found.append(Pixels(data, array.transpose(0, 3, 1, 2)))
     return data, found
 
@@ -235,9 +239,10 @@ def _allocate(n: int, size: int, folder: Path | None) -> np.ndarray | None:
     length = n * 3 * size * size
     if length <= MEMORY_BYTES:
         return np.empty(shape, np.uint8)
+    folder = folder or _on_disk()
     # The file has no name to clean up later, and the map keeps it open for as long as it is needed.
     with errors.writing("the picture cache"), tempfile.TemporaryFile(dir=folder) as file:
-        if shutil.disk_usage(folder or tempfile.gettempdir()).free < length + SPARE_BYTES:
+        if shutil.disk_usage(folder).free < length + SPARE_BYTES:
             return None
         try:
             # A file with holes meets a full disk only when its map is written to: then a signal ends the process.
@@ -250,6 +255,14 @@ def _allocate(n: int, size: int, folder: Path | None) -> np.ndarray | None:
                 return None
             raise
         return np.memmap(file, np.uint8, "r+", shape=shape)
+
+
+def _on_disk() -> Path:
+    """A folder for what is too large for memory, which is where many systems have their temporary files."""
+    folder = sources.cache_dir() / "pixels"
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # pictures may be nobody else's business
+    return folder if os.access(folder, os.W_OK) else Path(tempfile.gettempdir())
 
 
 def _fill(
@@ -275,7 +288,23 @@ def _fill(
 # --- caches that are kept ---------------------------------------------------------------------------------------------
 
 # What decides the pixels, besides the files and the road; a new layout of the files raises the first number.
-_MAKERS = ("1", *(f"{name} {version(name)}" for name in ("opsin", "torch", "pillow", "simplejpeg")))
+_PACKAGES = (
+    *("opsin", "torch", "numpy", "pillow", "simplejpeg", "opencv-python-headless", "scikit-image", "scipy", "pydicom"),
+    *("pylibjpeg", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg", "pylibjpeg-rle", "python-gdcm"),  # what pydicom calls
+)
+
+
+def _installed() -> Iterator[str]:
+    for name in _PACKAGES:
+        with suppress(PackageNotFoundError):
+            yield f"{name} {version(name)}"
+
+
+_MAKERS = ("1", *_installed())
+
+
+# Caches are written beside whatever comes next, one after the other, and read when what is being written is there.
+_KEEPER = ThreadPoolExecutor(1)
 
 
 def _file(keep: Path | None, data: Dataset, road: Preprocessing) -> Path | None:
@@ -310,12 +339,12 @@ def _recalled(file: Path | None, n: int, size: int) -> tuple[np.ndarray, dict[in
 
 def _remember(file: Path | None, array: np.ndarray, refused: Mapping[int, Refusal]) -> None:
     """Keep a cache, where there is room. That it cannot be kept is no error: nothing was lost but time."""
-    if file is None:
+    if file is None or any(told.code in PASSING for told in refused.values()):
         return
     about = {"refused": {row: dataclasses.asdict(told) for row, told in refused.items()}, "crc": zlib.crc32(array.data)}
     part = file.with_name(f".{file.name}.{os.getpid()}")
     with suppress(OSError):
-        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)  # pictures may be nobody else's business
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         _make_room(file, array.nbytes)
         if shutil.disk_usage(file.parent).free < array.nbytes + SPARE_BYTES:
             return
@@ -329,7 +358,13 @@ def _remember(file: Path | None, array: np.ndarray, refused: Mapping[int, Refusa
 
 
 def _make_room(file: Path, size: int) -> None:
-    """Drop what was kept of older data of this name on this road, and then the oldest, until `size` more bytes fit."""
+    """Drop what was kept of older data of this name on this road, and then the oldest, until `size` more bytes fit.
+
+    And what a process that was killed left half written.
+    """
+    for part in file.parent.glob(".*.pixels.*"):
+        if part.stat().st_mtime < time.time() - ABANDONED:
+            part.unlink(missing_ok=True)
     stem = file.name[: -len("-") - 32 - len(".pixels")]
     for old in file.parent.glob("*.pixels"):
         if old.name.startswith(stem) and old != file:

@@ -99,6 +99,11 @@ class Classifier:
         """`network` with its batch norms folded away, made on the first use."""
         return engines.folded(self.network, self.preprocessing)
 
+    @functools.cached_property
+    def reference(self) -> nn.Module:
+        """`quick` as torch computes it soonest, on a CPU; made on the first use."""
+        return engines.fused(self.quick, self.preprocessing)
+
     def prepare(self, data: bytes | np.ndarray, *, decode: Decode = codecs.decode) -> np.ndarray:
         """What `preprocessing.load` gives, as an array, uint8 `(3, S, S)`."""
         return preprocessing.pixels(self.preprocessing, data, decode=decode)
@@ -111,7 +116,7 @@ class Classifier:
 @torch.no_grad()
 def logits(clf: Classifier, images: Tensor) -> np.ndarray:
     """Prepared pictures, uint8 `(B, 3, S, S)` → float32 `(B, K)`: the reference that everything else is held to."""
-    return clf.quick(preprocessing.normalise(clf.preprocessing, images)).float().numpy()  # type: ignore[no-any-return]
+    return clf.reference(preprocessing.normalise(clf.preprocessing, images)).float().numpy()  # type: ignore[no-any-return]
 
 
 def settle(
@@ -193,27 +198,47 @@ def predict_all(clf: Classifier, source: str | Path) -> Iterator[Prediction]:
     yield from (dataclasses.replace(blank(clf), key=refusal.key, error=refusal) for refusal in refused)
 
 
-def predict(clf: Classifier, source: str | Path | bytes | np.ndarray) -> Prediction | list[Prediction]:
-    """What the classifier says of one picture (a file, its bytes, uint8 `(H, W, 3)`), or of all in a folder or zip.
+def predict(clf: Classifier, source: Any) -> Prediction | list[Prediction]:
+    """What the classifier says of one picture, of a list of pictures, or of all in a folder or zip.
+
+    Args:
+        source: a file's path, its bytes, an array, uint8 `(H, W, 3)`, a Pillow image; a list of these; or the path of a
+            folder or zip.
 
     Returns:
-        one Prediction for one picture, a list for a folder or zip; unreadable pictures carry an error.
+        one Prediction for one picture, a list for a list, a folder or zip; unreadable pictures carry an error.
 
     Raises:
-        CallError: when there is nothing at `source`.
+        CallError: when there is nothing at a path that stands alone, and for what is no picture, such as a tensor.
     """
-    if isinstance(source, bytes | np.ndarray):
-        return next(predict_store(clf, _One(source), ["picture"]))
-    found = list(predict_all(clf, source))
-    return found if sources.holds_many(source) else found[0]
+    if isinstance(clf, str | Path):
+        raise errors.CallError(
+            "predict", expected="a Classifier", received=repr(clf), do=f"Give opsin.load({str(clf)!r})"
+        )
+    if isinstance(source, str | Path):
+        found = list(predict_all(clf, source))
+        return found if sources.holds_many(source) else found[0]
+    many = isinstance(source, list | tuple)
+    given = _Given(source if many else [source])
+    found = list(predict_store(clf, given, given.keys))
+    return found if many else found[0]
 
 
-@dataclass(frozen=True)
-class _One:
-    data: bytes | np.ndarray
+class _Given:
+    """Pictures as a program has them, as a Store: a path is its own key, others are numbered."""
+
+    def __init__(self, pictures: Sequence[Any]) -> None:
+        self.files = sources.FolderStore(Path())
+        paths = [isinstance(picture, str | Path) for picture in pictures]
+        name = "picture {}" if len(pictures) > 1 else "picture"
+        self.keys = [str(each) if paths[n] else name.format(n + 1) for n, each in enumerate(pictures)]
+        self.held = {key: each for key, each, path in zip(self.keys, pictures, paths) if not path}
 
     def read(self, key: str) -> bytes | np.ndarray:
-        return self.data
+        if key not in self.held:
+            return self.files.read(key)
+        found = self.held[key]
+        return found if isinstance(found, bytes | np.ndarray) else codecs.picture(found)
 
 
 def checked_classes(classes: Sequence[str], other: Sequence[str]) -> None:

@@ -28,7 +28,7 @@ Sides = Sequence[Floats] | Floats  # of the first and of the second
 @dataclass(frozen=True, slots=True)
 class Difference:
     """What two classifiers reach, and the 95 % interval of second minus first: shares, or errors, of which less is
-    better, in the unit of a quantity."""
+    better, in the unit of a quantity. The interval is infinite where one record or group was all there was."""
 
     first: float
     second: float
@@ -55,6 +55,8 @@ class Difference:
         each = (self.value, self.low, self.high)
         if not self.shown:
             value, low, high = (f"{one:+.4g}" if self.error else f"{100 * one:+.1f}" for one in each)
+            if math.isinf(self.high):
+                return f"no difference shown: {value}{self._unit} [no interval]"
             return f"no difference shown: {value}{self._unit} [{low}, {high}]"
         least, most = sorted(map(abs, each[1:]))
         value, low, high = (
@@ -107,14 +109,31 @@ def compare(
         rates.confusion(targets, np.where(said == UNSURE, 0, said), k - 1)  # refuses what is wrong
     first, second = (np.where(said == UNSURE, k - 1, said) for said in (first, second))
     of = units(groups, len(targets))
-    only_first, only_second, p = _apart(first == targets, second == targets, of)
+    apart = _apart(first == targets, second == targets, of)
     tested = np.unique(targets).tolist()
-    accuracy, macro, *each = _resampled(first, second, targets, k, of)
+    macro, *each = _resampled(first, second, targets, k, of)
+    overall = {"accuracy": _accuracy(first == targets, second == targets, of), "macro F1": macro}
+    return Comparison(len(targets), overall, dict(zip((classes[c] for c in tested), each)), *apart)
+
+
+def compare_accuracy(
+    first: Ints, second: Ints, targets: Ints, *, groups: Groups | None = None
+) -> tuple[Difference, float | None]:
+    """Of `compare` the accuracy and p alone, without a bootstrap of every F1."""
+    of = units(groups, len(targets))
+    right = first == targets, second == targets
+    return _accuracy(*right, of), _apart(*right, of)[2]
+
+
+def _accuracy(first: Bools, second: Bools, of: Ints | None) -> Difference:
+    """From who is right, bool (N,) each."""
+    n, shares = len(first), (float(first.mean()), float(second.mean()))
     if of is None:
-        bounds = paired_shares(only_first, only_second, len(targets))
-        accuracy = Difference(accuracy.first, accuracy.second, *bounds, accuracy.n)
-    overall, per_class = {"accuracy": accuracy, "macro F1": macro}, dict(zip((classes[c] for c in tested), each))
-    return Comparison(len(targets), overall, per_class, only_first, only_second, p)
+        return Difference(*shares, *paired_shares(*_apart(first, second, of)[:2], n), n)
+    sums = np.stack([np.bincount(of, column) for column in (first, second, np.ones(n))], axis=1).astype(float)
+    drawn = np.concatenate([*intervals.totals(sums)])
+    low, high = np.quantile(drawn[:, 1] / drawn[:, 2] - drawn[:, 0] / drawn[:, 2], [0.025, 0.975]).tolist()
+    return _opened(Difference(*shares, low, high, n), len(sums))
 
 
 def compare_labels(
@@ -137,7 +156,7 @@ def compare_labels(
     right = [labels.all_right(each, positive, known) & known.any(1) for each in said]
     tested = np.flatnonzero(positive.any(0))
     cells = [labels.counted(each & known, positive, known, of)[:, tested] for each in said]
-    drawn = [np.concatenate([labels.each_f1(sums) for sums in labels.resampled(each)]) for each in cells]
+    drawn = [np.concatenate([labels.each_f1(sums) for sums in intervals.totals(each)]) for each in cells]
     n = np.array([len(true), len(true), *positive[:, tested].sum(0)])
     rests = n if of is None else [of.max() + 1] * 2 + [len(np.unique(of[positive[:, c]])) for c in tested]
     found = _percentiles([labels.each_f1(each.sum(0)[None])[0] for each in cells], drawn, n)
@@ -171,10 +190,17 @@ def compare_quantities(
     of = units(groups, len(true))
     own = np.arange(len(true)) if of is None else of
     sums = [quantities.sums_of(each[:, tested], true[:, tested], means[tested], own) for each in (one, other)]
-    drawn = [_errors(np.concatenate([*quantities.resampled(each)])) for each in sums]
+    drawn = [_errors(np.concatenate([*intervals.totals(each)])) for each in sums]
     known = ~np.isnan(true)
     n = np.array([len(true), *known[:, tested].sum(0)[[0, *range(len(tested))]]])
-    found = _percentiles([_errors(each.sum(0)[None])[0] for each in sums], drawn, n, error=True)
+    worth = (sums[0][..., 0] > 0).sum(0)  # units, of each quantity
+    found = [
+        one if many > 1 else dataclasses.replace(one, low=-math.inf, high=math.inf)
+        for one, many in zip(
+            _percentiles([_errors(each.sum(0)[None])[0] for each in sums], drawn, n, error=True),
+            [worth.min(), worth[0], *worth],
+        )
+    ]
     relative, rmse, *each = found
     overall = {"MAE": each[0], "RMSE": rmse} if len(names) == 1 else {"mean relative MAE": relative}
     per_class = dict(zip((names[c] for c in tested), each))
@@ -222,13 +248,13 @@ def paired_shares(first: int, second: int, n: int) -> tuple[float, float]:
 
 
 def _resampled(first: Ints, second: Ints, targets: Ints, k: int, of: Ints | None) -> list[Difference]:
-    """Accuracy, macro F1, and F1 of every class that is tested."""
+    """Macro F1, and F1 of every class that is tested."""
     both = rates.cells(targets, first * k + second, k * k, of)
     tested, records = np.unique(targets, return_counts=True)
     statistics = _statistics(both, k, tested)
     drawn = np.concatenate([statistics(counts) for counts in both.resampled(intervals.DRAWS)])
-    n = np.array([len(targets), len(targets), *records])
-    worth = n if of is None else np.array([of.max() + 1] * 2 + [len(np.unique(of[targets == c])) for c in tested])
+    n = np.array([len(targets), *records])
+    worth = n if of is None else np.array([of.max() + 1] + [len(np.unique(of[targets == c])) for c in tested])
     found = _percentiles(statistics(both.counts[None])[0], np.moveaxis(drawn, 1, 0), n)
     return [_opened(one, units) for one, units in zip(found, worth.tolist())]
 
@@ -249,7 +275,7 @@ def _opened(found: Difference, n: float) -> Difference:
 
 
 def _statistics(both: rates.Cells, k: int, tested: Ints) -> Callable[[Ints], Floats]:
-    """From counts of cells (B, C) to accuracy, macro F1, F1 of every tested class, of both: (B, 2, 2 + T).
+    """From counts of cells (B, C) to macro F1, F1 of every tested class, of both: (B, 2, 1 + T).
 
     A class without records in a resample counts for nothing there, and has no F1. An answer of `both` is a pair.
     """
@@ -263,8 +289,7 @@ def _statistics(both: rates.Cells, k: int, tested: Ints) -> Callable[[Ints], Flo
             hits = rates.summed(counts[:, right], both.true[right], k)
             f1 = 2 * hits / np.maximum(records + rates.summed(counts, answered, k), 1)
             macro = (f1 * present).sum(axis=1) / present.sum(axis=1)
-            accuracy = hits.sum(axis=1) / records.sum(axis=1)
-            sides.append(np.column_stack([accuracy, macro, np.where(present, f1, np.nan)[:, tested]]))
+            sides.append(np.column_stack([macro, np.where(present, f1, np.nan)[:, tested]]))
         return np.stack(sides, axis=1)
 
     return of
@@ -275,11 +300,13 @@ def _statistics(both: rates.Cells, k: int, tested: Ints) -> Callable[[Ints], Flo
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One condition of a gate: whether the second classifier meets it, and why."""
+    """One condition of a gate: whether the second classifier meets it, why not, and on how many records, the fewest of
+    all that it asks about: on few of them hardly any loss is shown."""
 
     condition: str
     passed: bool
     reason: str
+    n: int
 
 
 _CONDITION = re.compile(
@@ -294,9 +321,9 @@ def gate(found: Comparison, text: str) -> tuple[Verdict, ...]:
 
     Args:
         text: conditions, with commas between them: a name of `Comparison.overall` such as `accuracy`, `macro-f1`,
-            `mAP`, `MAE`, or `every class` or `class NAME` (their F1; of a label or quantity too), then `not worse` (no
-            loss is shown), `within N points` (what was measured is at most so much lower; of errors, N % of the
-            first's higher) or `better` (a gain is shown).
+            `mAP`, `MAE`, or `every class` or `class NAME` (their F1; of a label or quantity too), then `within N
+            points` (a loss of more is ruled out: its interval ends before; of errors, one of more than N % of the
+            first's), `better` (a gain is shown) or `not worse` (no loss is shown, which on few records says little).
 
     Raises:
         CallError: for any other condition, and a class that was not tested.
@@ -318,12 +345,13 @@ def conditions(text: str) -> list[re.Match[str]]:
 
 
 def _verdict(found: Comparison, condition: re.Match[str]) -> Verdict:
+    meant = [*_meant(found, condition)]
     failed = [
         f"{name}: {difference.words()}"
-        for name, difference in _meant(found, condition)
+        for name, difference in meant
         if not _holds(difference, condition["how"].lower(), condition["points"])
     ]
-    return Verdict(condition[0], not failed, "; ".join(failed))
+    return Verdict(condition[0], not failed, "; ".join(failed), min(difference.n for _, difference in meant))
 
 
 def _meant(found: Comparison, read: re.Match[str]) -> Iterator[tuple[str, Difference]]:
@@ -343,9 +371,9 @@ def _meant(found: Comparison, read: re.Match[str]) -> Iterator[tuple[str, Differ
 
 def _holds(difference: Difference, how: str, points: str | None) -> bool:
     if points is not None and difference.error:
-        return difference.value <= float(points) / 100 * difference.first + 1e-12
+        return difference.high <= float(points) / 100 * difference.first * (1 + 1e-12)
     if points is not None:
-        return difference.value >= -float(points) / 100 - 1e-12
+        return difference.low >= -float(points) / 100 - 1e-12
     return difference.shown > 0 if how == "better" else difference.shown >= 0
 
 
@@ -357,8 +385,8 @@ def comparing(
 ) -> Generator[Event, None, Comparison]:
     """Compare two classifiers, or exported files, on `data`, as events: on test pictures that neither learned from.
 
-    Data that a classifier was trained on is divided as it was for that; where two divide it differently, what both
-    leave for the test is used. `part` says otherwise, as for `evaluate`.
+    Data that a classifier was trained on is divided as it was for that, and of other data what it has seen is left out;
+    what both leave for the test is used. `part` says otherwise, as for `evaluate`.
 
     Raises:
         DataError: when the classes differ, when no picture is left, and as `evaluate` says.
@@ -366,9 +394,16 @@ def comparing(
     """
     if first.task != second.task:
         raise errors.CallError("two models", expected=f"both for {first.task}", received=f"one for {second.task}")
-    classifier.checked_classes(first.classes, second.classes)
-    classifier.checked_classes(second.classes, first.classes)
-    chosen = _common(scoring.part_of(first, data, part)[1], scoring.part_of(second, data, part)[1])
+    if set(first.classes) != set(second.classes):
+        raise errors.DataError(
+            "the two models know different classes",
+            expected=", ".join(first.classes[:20]),
+            received=", ".join(second.classes[:20]),
+            do="Compare models of the same classes",
+        )
+    _, own = yield from scoring.part_of(first, data, part, called="A")
+    _, others = yield from scoring.part_of(second, data, part, called="B")
+    chosen = _common(own, others)
     work = cache.build(chosen, [first.preprocessing, second.preprocessing])
     chosen, caches = yield from scoring.told(work, "decoding", len(chosen))
     one = yield from scoring.told(evaluation.logits(first, caches[0]), "scoring", len(chosen))
@@ -434,7 +469,9 @@ def words(found: Comparison, verdicts: Sequence[Verdict] = ()) -> str:
     lines += ["{:<{}}   A {}   B {}   {}".format(name, width, *one.sides(), one.words()) for name, one in named]
     if len(found.per_class) > 1:
         lines.append(f"of {len(found.per_class)} {many} one in twenty looks different by chance alone")
-    lines += [f"gate: {v.condition}: {'passed' if v.passed else 'NOT passed: ' + v.reason}" for v in verdicts]
+    for one in verdicts:
+        passed = "passed" if one.passed else "NOT passed"
+        lines.append(": ".join(filter(None, ["gate", one.condition, f"{passed} on {one.n:,} pictures", one.reason])))
     return "\n".join(lines)
 
 
@@ -442,7 +479,8 @@ def to_dict(found: Comparison, verdicts: Sequence[Verdict] = ()) -> dict[str, An
     """A Comparison and a gate's verdicts as plain values for JSON; differences are second minus first."""
 
     def plain(difference: Difference) -> dict[str, Any]:
-        return {**asdict(difference), "value": difference.value, "shown": difference.shown != 0}
+        told = {**asdict(difference), "value": difference.value, "shown": difference.shown != 0}
+        return told | ({"low": None, "high": None} if math.isinf(difference.high) else {})
 
     return {
         "n": found.n,

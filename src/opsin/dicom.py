@@ -2,18 +2,21 @@
 
     bytes ─ header ─> limits ─ pixels ─> modality LUT ─> VOI LUT, or window, or the values' range ─> 0…255
 
-MONOCHROME1, where low is bright, is inverted. Several frames, colour, a deflated data set and transfer syntaxes that
-pydicom has no decoder for here are refused. Nothing that a file says of a person is told, logged or kept.
+MONOCHROME1, where low is bright, is inverted. Several frames, colour, a frame of more pixels than its header says, a
+deflated data set and transfer syntaxes that pydicom has no decoder for here are refused. Nothing that a file says of a
+person is told, logged or kept.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
+import struct
 import threading
 import warnings
 from collections.abc import Callable
 from io import BytesIO
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -27,6 +30,12 @@ PIXELS = ["BitsAllocated", "BitsStored", "Columns", "HighBit", "ModalityLUTSeque
           "RescaleSlope", "Rows", "SamplesPerPixel", "VOILUTFunction", "VOILUTSequence", "WindowCenter",
           "WindowWidth"]  # fmt: skip
 _ONE = threading.Lock()  # warnings.catch_warnings is not thread-safe, and pydicom's warnings quote values
+
+
+# Of the marker that says how large a picture is: of JPEG (T.81, B.2.2) any but DHT, JPG and DAC, and that of JPEG-LS.
+FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
+MOST_STEPS = 4096  # markers before a JPEG's first scan
+PADDING = 128  # bytes that an RLE segment may be too long: encoders fill them up
 
 
 def is_dicom(head: bytes) -> bool:
@@ -96,6 +105,8 @@ def _picture(found: Any, check_size: Callable[[int, int], None]) -> np.ndarray:
     syntax = found.file_meta.TransferSyntaxUID
     if not syntax.is_compressed and len(found.PixelData) < width * height * int(found.BitsAllocated) // 8:
         raise PictureError("truncated", "the DICOM file has fewer pixels than it says")
+    if syntax.is_compressed:
+        _refuse_longer(found, width * height)
     shown = _shown(apply_modality_lut(_pixels(found), found), found)
     if found.PhotometricInterpretation == "MONOCHROME1":
         shown = 1 - shown
@@ -110,6 +121,56 @@ def _refuse_others(found: Any) -> None:
         raise _unsupported("DICOM of several frames")
     if found.SamplesPerPixel != 1 or found.PhotometricInterpretation not in ("MONOCHROME1", "MONOCHROME2"):
         raise _unsupported("DICOM in colour")
+
+
+def _refuse_longer(found: Any, pixels: int) -> None:
+    """Refuse a frame of more pixels than the header says, which is what was checked: decoders unpack all of it first.
+
+    Raises:
+        PictureError: `corrupt`.
+        NotImplementedError: for a compression whose size is not known here.
+    """
+    from pydicom.encaps import get_frame
+    from pydicom.uid import RLELossless
+
+    frame = get_frame(found.PixelData, 0, number_of_frames=1)
+    if found.file_meta.TransferSyntaxUID == RLELossless:
+        count = min(struct.unpack_from("<I", frame)[0], 15)
+        starts = [*struct.unpack_from(f"<{count}I", frame, 4), len(frame)]
+        longer = any(_is_longer(frame[start:end], pixels + PADDING) for start, end in pairwise(starts))
+    else:
+        size = _samples(frame)
+        if not size:
+            raise NotImplementedError
+        longer = size > pixels
+    if longer:
+        raise PictureError("corrupt", "the DICOM file has more pixels than it says")
+
+
+def _is_longer(packed: bytes, most: int) -> bool:
+    """Whether an RLE segment (PS3.5, G.3) is longer than `most` bytes once it is unpacked, or far longer packed."""
+    at = length = 0
+    while at < len(packed) and length <= most:
+        count = packed[at]  # so many and one to copy, or 257 less so many times the next
+        at += count + 2 if count < 128 else 2 if count > 128 else 1
+        length += count + 1 if count < 128 else 257 - count if count > 128 else 0
+    return length > most or len(packed) > 2 * most
+
+
+def _samples(frame: bytes) -> int:
+    """Width × height × channels that a JPEG, JPEG-LS or JPEG 2000 codestream says it has; 0 for anything else."""
+    if frame.startswith(b"\xff\x4f\xff\x51"):  # T.800, A.5.1
+        width, height = struct.unpack_from(">II", frame, 8)
+        return int(width * height * struct.unpack_from(">H", frame, 40)[0])
+    at, most = 2, 0
+    for _ in range(MOST_STEPS if frame.startswith(b"\xff\xd8") else 0):
+        if frame[at : at + 1] != b"\xff" or frame[at + 1] == 0xDA:  # the scan
+            break
+        if frame[at + 1] in FRAMES:
+            height, width, channels = struct.unpack_from(">HHB", frame, at + 5)
+            most = max(most, height * width * channels)
+        at += 1 if frame[at + 1] == 0xFF else 2 + struct.unpack_from(">H", frame, at + 2)[0]
+    return most
 
 
 def _pixels(found: Any) -> np.ndarray:

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -296,19 +296,26 @@ def _equal_rows(thumbnails: np.ndarray) -> list[tuple[int, int]]:
 
 def groups(pairs: Iterable[Pair]) -> dict[str, str]:
     """Key → group, for every key in a pair: whoever is joined by pairs is one group, named after its first key."""
-    parent: dict[str, str] = {}
+    return joined((pair.first, pair.second) for pair in pairs)
 
-    def root(key: str) -> str:
-        parent.setdefault(key, key)
-        while parent[key] != key:
-            parent[key] = parent[parent[key]]
-            key = parent[key]
-        return key
 
-    for pair in pairs:
-        low, high = sorted((root(pair.first), root(pair.second)))
+Name = TypeVar("Name", str, tuple[str, str])
+
+
+def joined(pairs: Iterable[tuple[Name, Name]]) -> dict[Name, Name]:
+    """Of every name in a pair the first of all names that it is joined to, by however many pairs (union-find)."""
+    parent: dict[Name, Name] = {}
+
+    def root(name: Name) -> Name:
+        while parent.setdefault(name, name) != name:
+            parent[name] = parent[parent[name]]
+            name = parent[name]
+        return name
+
+    for one, other in pairs:
+        low, high = sorted((root(one), root(other)))
         parent[high] = low
-    return {key: root(key) for key in parent}
+    return {name: root(name) for name in parent}
 
 
 # ── aligned, details compared ──

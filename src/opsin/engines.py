@@ -130,16 +130,26 @@ def to_onnx(module: nn.Module, example: Tensor, *, outputs: Sequence[str] = ("lo
 
 def folded(network: nn.Module, road: Preprocessing) -> nn.Module:
     """`models.folding.folded`, tried on a picture of the road's size."""
+    return folding.folded(network, _picture(network, road))
+
+
+def fused(network: nn.Module, road: Preprocessing) -> nn.Module:
+    """`models.folding.fused` of what is `folded`, for torch in fp32."""
+    return folding.fused(folded(network, road), _picture(network, road))
+
+
+def _picture(network: nn.Module, road: Preprocessing) -> Tensor:
     picture = torch.arange(3 * road.size**2).remainder(256).view(1, 3, road.size, road.size).byte()
     device = next((each.device for each in network.parameters()), torch.device("cpu"))
-    return folding.folded(network, preprocessing.normalise(road, picture.to(device)))
+    return preprocessing.normalise(road, picture.to(device))
 
 
 def _torch(module: Logits, how: How) -> Engine:
     kind = how.device.partition(":")[0]
     if kind == "cpu":
         torch.set_num_threads(how.threads)
-    module = type(module)(folded(module.network, module.road), module.road)
+    ready = fused if how.precision == "fp32" else folded
+    module = type(module)(ready(module.network, module.road), module.road)
 
     def run(images: np.ndarray) -> np.ndarray:
         inputs = torch.from_numpy(images).to(how.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from . import classifier, errors, metrics
 from .answers import Answering
-from .cache import Pixels, picture
+from .cache import THREADS, Pixels, picture
 from .vocabulary import Dataset, Scores, Work
 
 
@@ -101,14 +102,19 @@ def columns(data: Dataset, *, most: int = 2000) -> Work[dict[str, np.ndarray]]:
     Of `most` pictures, evenly chosen: the others, and what cannot be read, have NaN. Long work: these are decoded.
     """
     found = np.full((len(data), 2), np.nan)
-    for row in np.unique(np.linspace(0, len(data) - 1, min(len(data), most)).astype(int)).tolist():
+
+    def look(row: int) -> None:
         with suppress(errors.PictureError):
             decoded = picture(data, data.records[row])
             found[row] = (
                 min(decoded.shape[:2]),
                 decoded[:: len(decoded) // 64 + 1, :: decoded.shape[1] // 64 + 1].mean(),
             )
-        yield row + 1
+
+    rows = np.unique(np.linspace(0, len(data) - 1, min(len(data), most)).astype(int)).tolist()
+    with ThreadPoolExecutor(THREADS) as pool:
+        for row, _ in zip(rows, pool.map(look, rows)):
+            yield row + 1
     named = {"shorter side in pixels": found[:, 0], "brightness (0 black, 255 white)": found[:, 1]}
     labels = groups(data)
     return named | ({"group": np.array(labels, object)} if labels else {})

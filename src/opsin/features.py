@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -73,7 +74,7 @@ def settle(
     return plans.settle(
         offered,
         lambda plan: engine(network, road, plan),
-        np.ascontiguousarray(sample.array[rows]),
+        sample.array[rows],
         pictures=pictures,
         agreement=lambda expected, found: agreement(expected, found, targets),
         memory=memory,
@@ -122,18 +123,22 @@ def extract(
     run = ready or engine(network, road, plan)
     starts = range(0, len(pixels), BATCH)
     rows = []
+    # Channels last, as torch wants them and pictures are, or channels first, which takes time that is not the engine's.
+    layout: Literal["K", "C"] = "K" if plan.engine == "torch" else "C"
     with ThreadPoolExecutor(1) as pool:
-        for start, images in zip(starts, _ahead(pool, pixels.array, starts)):
+        for start, images in zip(starts, _ahead(pool, pixels.array, starts, layout)):
             rows.append(run(images))
             yield min(start + BATCH, len(pixels))
     return np.concatenate(rows)
 
 
-def _ahead(pool: ThreadPoolExecutor, array: Rows, starts: Sequence[int]) -> Iterator[np.ndarray]:
+def _ahead(
+    pool: ThreadPoolExecutor, array: Rows, starts: Sequence[int], layout: Literal["K", "C"]
+) -> Iterator[np.ndarray]:
     """The batches that begin at `starts`, each read while its predecessor is used."""
 
     def read(start: int) -> np.ndarray:
-        return np.ascontiguousarray(array[start : start + BATCH])
+        return np.array(array[start : start + BATCH], order=layout)
 
     waiting = pool.submit(read, 0)
     for start in starts:
@@ -376,18 +381,40 @@ def deal(
     Raises:
         DataError: when there are fewer rows, or groups, than two.
     """
-    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
-
     names = None if groups is None or not any(groups) else np.unique(_group_names(groups), return_inverse=True)[1]
     most = len(targets) if names is None else int(names.max()) + 1
     folds = min(folds, most, int(np.bincount(targets).max()))
     if folds < 2:
         raise errors.DataError("too few pictures or groups for cross-validation", expected="two or more", received=most)
-    kind = StratifiedKFold if names is None else StratifiedGroupKFold
+    return _dealt(targets, folds, seed) if names is None else _dealt_in_groups(targets, names, folds, seed)
+
+
+def _dealt(targets: np.ndarray, folds: int, seed: int) -> np.ndarray:
+    """The very folds of scikit-learn's StratifiedKFold, shuffled, without the second that its import takes.
+
+    Class after class, as they first appear, is dealt in turn, so that neither classes nor folds differ by more than
+    one; which row of a class gets which of its cards is random.
+    """
+    generator = np.random.RandomState(seed)
     fold = np.empty(len(targets), np.int64)
+    begin = 0
+    for target in dict.fromkeys(targets.tolist()):
+        rows = np.flatnonzero(targets == target)
+        cards = np.sort(np.arange(begin, begin + len(rows)) % folds)
+        generator.shuffle(cards)
+        fold[rows] = cards
+        begin += len(rows)
+    return fold
+
+
+def _dealt_in_groups(targets: np.ndarray, names: np.ndarray, folds: int, seed: int) -> np.ndarray:
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    fold = np.empty(len(targets), np.int64)
+    dealer = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # classes smaller than the number of folds are the very use of this
-        for number, (_, held) in enumerate(kind(folds, shuffle=True, random_state=seed).split(targets, targets, names)):
+        for number, (_, held) in enumerate(dealer.split(targets, targets, names)):
             fold[held] = number
     return fold
 

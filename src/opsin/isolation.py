@@ -3,8 +3,9 @@
     parent ── length, bytes ──> child: codecs.decode ── a letter, sizes, pixels or a reason ──> parent
 
 The child is a fresh interpreter (spawned, never forked), decodes many files one after the other, and is started anew
-when it dies or is too slow. It gets no files and no environment of ours but what Python needs. Where the system has
-`resource` its address space is limited, and it cannot write files or dump core; elsewhere time is the only limit.
+when it dies or is too slow. It gets no files, and of our environment what Python needs and where it imports from; what
+it answers is held to limits as well. Where the system has `resource` its address space is limited, and it cannot write
+files or dump core; elsewhere time is the only limit.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ CODES = {
 
 _QUESTION = struct.Struct("<QB?")  # bytes that follow; what their sides are divided by; whether luma is enough
 _ANSWER = struct.Struct("<cII")  # b"P" or b"L" (luma) height width, then the pixels; b"E", length of a JSON text, 0
-_START = "import sys; sys.path[:0] = [{root!r}]; from opsin import isolation; isolation.serve({memory!r})"
+_START = "import sys; sys.path[:] = {paths!r}; from opsin import isolation; isolation.serve({memory!r})"
+_MOST_TOLD = 1 << 16  # bytes of such a text
 _TICK = 0.1  # seconds between two looks at the clock
 _PIPE = 1 << 20  # bytes
 _WARMING = 60.0  # seconds that a new child may take until it listens
@@ -167,7 +169,9 @@ class Decoders:
 
 
 def _started(memory: int) -> subprocess.Popen[bytes]:
-    code = _START.format(root=str(Path(__file__).resolve().parent.parent), memory=memory)
+    # What this process imports from, which PYTHONPATH may have said: numpy need not lie where Python is.
+    paths = [str(Path(__file__).resolve().parent.parent), *filter(None, map(str, sys.path))]
+    code = _START.format(paths=paths, memory=memory)
     kept = {name: os.environ[name] for name in ("SYSTEMROOT", "PATH", "LD_LIBRARY_PATH") if name in os.environ}
     kept |= {"OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}  # each thread reserves address space
     try:
@@ -211,16 +215,26 @@ def _asked(child: subprocess.Popen[bytes], data: bytes, reduced: int, luma: bool
     child.stdin.flush()
     kind, first, second = _ANSWER.unpack(_exactly(_out(child), _ANSWER.size))
     if kind == b"E":
-        told = json.loads(_exactly(_out(child), first))
-        tight = told["code"] == "out-of-memory"
-        do = "The process that decodes foreign pictures has little on purpose: make it smaller" if tight else ""
-        raise PictureError(told["code"], told["text"], do=do)
+        raise _refusal(_exactly(_out(child), min(first, _MOST_TOLD)))
     # A child that was taken over could claim any size: it is held to the limits that it had.
     if first * second > codecs.LIMITS.pixels or (kind == b"L" and not luma):
         raise EOFError
     picture = np.empty((first, second) if kind == b"L" else (first, second, 3), np.uint8)
     _fill(_out(child), picture.data.cast("B"))
     return picture
+
+
+def _refusal(told: bytes) -> PictureError:
+    """What a child says of a picture. Raises EOFError for what it would not say unless it was taken over."""
+    try:
+        answer = json.loads(told)
+        code, text, known = str(answer["code"]), str(answer["text"]), answer["code"] in codecs.CODES
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise EOFError from error
+    if not known:
+        raise EOFError
+    tight = "The process that decodes foreign pictures has little on purpose: make it smaller"
+    return PictureError(code, text, do=tight if code == "out-of-memory" else "")
 
 
 def _out(child: subprocess.Popen[bytes]) -> BinaryIO:

@@ -205,6 +205,8 @@ def settle(
             return Choice(plain, reference)
     if memory and (known := remembered(memory, work, list(offered))):
         return Choice(known, build(known))
+    sample = np.ascontiguousarray(sample)  # as engines but torch want it: what that takes is not theirs
+    few = sample[:TIMED]
     expected, agree = reference(sample[:ENOUGH]), agreement or same_answers
 
     def refusal(plan: Plan, engine: Engine) -> str:

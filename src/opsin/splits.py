@@ -20,6 +20,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TextIO
 
+from .duplicates import joined
 from .errors import CallError, DataError, writing
 from .spreadsheets import bare, guarded
 from .vocabulary import SPLITS, Dataset, Record, Split
@@ -129,24 +130,14 @@ def _moved(record: Record, to: Split | None) -> Record:
 
 def _bound(pool: Sequence[Record], together: Mapping[str, str]) -> dict[str, str]:
     """Key → group, of records that have one or look alike; where two groups share a picture they are one."""
-    parent: dict[tuple[str, str], tuple[str, str]] = {}
-
-    def root(name: tuple[str, str]) -> tuple[str, str]:
-        while parent.setdefault(name, name) != name:
-            parent[name] = parent[parent[name]]
-            name = parent[name]
-        return name
-
-    bound: dict[str, tuple[str, str]] = {}
+    own: dict[str, list[tuple[str, str]]] = {}
     for record in pool:
-        own = [("group", record.group)] if record.group else []
-        own += [("alike", together[record.key])] if record.key in together else []
-        if len(own) == 2:
-            low, high = sorted(map(root, own))
-            parent[high] = low
-        if own:
-            bound[record.key] = own[0]
-    return {key: "\t".join(root(name)) for key, name in bound.items()}
+        names = [("group", record.group)] if record.group else []
+        names += [("alike", together[record.key])] if record.key in together else []
+        if names:
+            own[record.key] = names
+    first = joined((names[0], names[-1]) for names in own.values())
+    return {key: "\t".join(first[names[0]]) for key, names in own.items()}
 
 
 def _deal(
@@ -261,36 +252,64 @@ def _greedy(groups: list[list[int | None]], shares: Shares, k: int) -> list[Spli
     """The split of each group, given as its records' targets."""
     import numpy as np
 
-    counts = _counted(groups, k)
     splits = list(shares)
-    want = np.outer(list(shares.values()), counts.sum(axis=0)).astype(float)
-    have = np.zeros_like(want)
+    dealt = _Dealt(np.outer(list(shares.values()), _totals(groups, k)).astype(float))
     chosen: list[Split] = []
-    for index, group in enumerate(counts):
-        at = _nearest(group, have, want, left=len(counts) - index)
-        have[at] += group
+    for index, group in enumerate(groups):
+        at = _nearest(dealt, *_counted(group, k), left=len(groups) - index)
         chosen.append(splits[at])
     return chosen
 
 
-def _counted(groups: list[list[int | None]], k: int) -> np.ndarray:
-    """int `(G, K + 1)`: how many records of each class a group has; the last column counts those of no class."""
+def _totals(groups: list[list[int | None]], k: int) -> np.ndarray:
+    """int `(K + 1,)`: how many records there are of each class; the last counts those of no class."""
     import numpy as np
 
-    return np.array([np.bincount([k if t is None else t for t in group], minlength=k + 1) for group in groups])
+    return np.bincount([k if t is None else t for group in groups for t in group], minlength=k + 1)
 
 
-def _nearest(group: np.ndarray, have: np.ndarray, want: np.ndarray, left: int) -> int:
-    """The row of `have` (splits × classes; row 0 is train) that takes the group best."""
+def _counted(group: list[int | None], k: int) -> tuple[np.ndarray, np.ndarray]:
+    """int `(c,)` each: the classes of a group, K for none, and how many records of each: of thousands it has few."""
     import numpy as np
 
-    if (have[0][group > 0] == 0).any():
-        return 0
-    costs = (group * (2 * (have - want) + group) / np.maximum(want, 1e-9)).sum(axis=1)
-    empty = have.sum(axis=1) == 0
+    return np.unique([k if t is None else t for t in group], return_counts=True)
+
+
+class _Dealt:
+    """What each split, or fold, has of every class so far, beside what it should get in the end: float `(S, K + 1)`."""
+
+    def __init__(self, want: np.ndarray) -> None:
+        import numpy as np
+
+        self.want, self.have, self._terms = want, np.zeros_like(want), np.zeros_like(want)
+        self.sizes = np.zeros(len(want))
+
+    def costs(self, classes: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """float `(S,)`: how much farther from what it wants each is with these."""
+        import numpy as np
+
+        have, want = self.have[:, classes], self.want[:, classes]
+        # Summed with the zeros of all other classes: in another order costs that are equal would differ by a bit.
+        self._terms[:, classes] = counts * (2 * (have - want) + counts) / np.maximum(want, 1e-9)
+        costs: np.ndarray = self._terms.sum(axis=1)
+        self._terms[:, classes] = 0
+        return costs
+
+    def give(self, at: int, classes: np.ndarray, counts: np.ndarray) -> None:
+        self.have[at, classes] += counts
+        self.sizes[at] += counts.sum()
+
+
+def _nearest(dealt: _Dealt, classes: np.ndarray, counts: np.ndarray, *, left: int) -> int:
+    """The split (0 is train) that takes the group best, and gets it."""
+    import numpy as np
+
+    costs, empty = dealt.costs(classes, counts), dealt.sizes == 0
     if left <= empty.sum():
         costs[~empty] = np.inf
-    return int(costs.argmin())
+    at = 0 if (dealt.have[0, classes] == 0).any() else int(costs.argmin())
+    dealt.give(at, classes, counts)
+    return at
 
 
 # ── folds ──
@@ -320,22 +339,23 @@ def folds(
     of = _strata(data.records)
     k = len(data.classes) if data.task == "single-label" else max(len(data.classes), TENTHS)
     strata = [[stratum for r in each for stratum in of[r.key]] for each in members.values()]
-    chosen = _evenly(_counted(strata, k), count)
+    chosen = _evenly(strata, count, k)
     return {record.key: at for at, records in zip(chosen, members.values(), strict=True) for record in records}
 
 
-def _evenly(groups: np.ndarray, count: int) -> list[int]:
-    """The fold of each group, int `(G, K)` its class counts; of folds that it suits alike, the smallest."""
+def _evenly(groups: list[list[int | None]], count: int, k: int) -> list[int]:
+    """The fold of each group, given as its records' targets; of folds that it suits alike, the smallest."""
     import numpy as np
 
-    have, want = np.zeros((count, groups.shape[1])), np.maximum(groups.sum(axis=0) / count, 1e-9)
+    dealt = _Dealt(np.tile(np.maximum(_totals(groups, k) / count, 1e-9), (count, 1)))
     chosen = []
     for index, group in enumerate(groups):
-        costs, sizes = (group * (2 * (have - want) + group) / want).sum(axis=1), have.sum(axis=1)
-        if len(groups) - index <= (sizes == 0).sum():
-            costs[sizes > 0] = np.inf
-        chosen.append(int(np.lexsort((sizes, costs))[0]))
-        have[chosen[-1]] += group
+        counted = _counted(group, k)
+        costs = dealt.costs(*counted)
+        if len(groups) - index <= (dealt.sizes == 0).sum():
+            costs[dealt.sizes > 0] = np.inf
+        chosen.append(int(np.lexsort((dealt.sizes, costs))[0]))
+        dealt.give(chosen[-1], *counted)
     return chosen
 
 

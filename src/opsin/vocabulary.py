@@ -10,6 +10,7 @@ tensors `(…, C, H, W)`, uint8 in 0…255 or float32 in 0…1.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
@@ -93,6 +94,10 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.records)
+
+    def __repr__(self) -> str:
+        refused = f", {len(self.refused):,} refused" if self.refused else ""
+        return f"Dataset({self.name}: {len(self):,} records, {self.task}, {len(self.classes):,} classes{refused})"
 
     def where(self, keep: Callable[[Record], bool]) -> Dataset:
         """The same data set with only the records that `keep` says yes to."""
@@ -189,7 +194,7 @@ class Prediction:
         reached = zip(self.classes, self.probabilities or (), self.thresholds)
         return sorted(((name, p) for name, p, least in reached if p >= least), key=lambda pair: -pair[1])
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         if self.error:
             return f"Prediction({self.key}: error {self.error.code}: {self.error.reason})"
         if self.values is not None:
@@ -202,15 +207,29 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """A measured value with its 95 % interval and the number of records behind it."""
+    """A measured value with its 95 % interval and the number of records behind it.
+
+    The interval is infinite where nothing is known of it: of a quantity that was measured on one record or one group.
+    """
 
     value: float
     low: float
     high: float
     n: int
 
+    @property
+    def bounded(self) -> bool:
+        """Whether there is an interval."""
+        return math.isfinite(self.high - self.low)
+
+    def __float__(self) -> float:
+        return self.value
+
+    def __format__(self, spec: str) -> str:
+        return format(self.value, spec) if spec else str(self)
+
     def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        return f"{self.value:.3f} " + (f"[{self.low:.3f}, {self.high:.3f}]" if self.bounded else "[no interval]")
 
 
 @dataclass(frozen=True)

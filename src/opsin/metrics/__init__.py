@@ -173,18 +173,20 @@ def _selective(said: Ints, true: Ints, groups: Groups | None) -> dict[str, Score
 
 
 def plain(score: Score) -> dict[str, Any]:
-    """A score as plain values for JSON; NaN as None."""
+    """A score as plain values for JSON; NaN as None, and as both bounds None where there is no interval."""
     value = score.value if math.isfinite(score.value) else None
-    return {"value": value, "low": score.low, "high": score.high, "n": score.n}
+    low, high = (score.low, score.high) if score.bounded else (None, None)
+    return {"value": value, "low": low, "high": high, "n": score.n}
 
 
 def _score_from(data: Mapping[str, Any]) -> Score:
     value = math.nan if data["value"] is None else float(data["value"])
-    return Score(value, float(data["low"]), float(data["high"]), int(data["n"]))
+    low, high = (-math.inf, math.inf) if data["low"] is None else (float(data["low"]), float(data["high"]))
+    return Score(value, low, high, int(data["n"]))
 
 
 def to_dict(scores: Scores) -> dict[str, Any]:
-    """Scores as plain values for JSON, every score as {value, low, high, n}; NaN, which JSON lacks, as None."""
+    """Scores as plain values for JSON, every score as {value, low, high, n}; what JSON lacks as None."""
     return {
         "n": scores.n,
         "overall": {name: plain(score) for name, score in scores.overall.items()},

@@ -136,6 +136,13 @@ def resampled(units: int, draws: int, width: int) -> Iterator[Ints]:
         yield np.bincount(picks.ravel(), minlength=rows * units).reshape(rows, units)
 
 
+def totals(sums: Floats) -> Iterator[Floats]:
+    """What units have, (units, …), summed over each of DRAWS resamples, (b, …): the same ones for as many units."""
+    flat = sums.reshape(len(sums), -1)
+    for weights in resampled(len(flat), DRAWS, flat.shape[1]):
+        yield (weights @ flat).reshape(-1, *sums.shape[1:])
+
+
 def bca(
     value: float,
     draws: Floats,

@@ -6,7 +6,7 @@ has no score of its own and is in no average.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from ..vocabulary import Score, Scores
 from . import intervals
 from .given import Bools, Floats, Groups, Ints, matrix, units, wrong
-from .intervals import DRAWS, wilson_bounds
+from .intervals import wilson_bounds
 from .ranking import paired_columns, ranked_columns
 from .rates import per_class, share
 
@@ -144,7 +144,7 @@ def _averages(said: Bools, positive: Bools, known: Bools, of: Ints | None) -> di
     """Micro and macro F1 and the mean share of positives, with BCa intervals of units."""
     counts = counted(said, positive, known, of)
     total = counts.sum(0)
-    drawn = np.concatenate([_f1s(each) for each in resampled(counts)])
+    drawn = np.concatenate([_f1s(each) for each in intervals.totals(counts)])
     left = _f1s(total - counts)
     found = {}
     for at, name in enumerate(("micro F1", "macro F1", "no skill mAP")):
@@ -169,13 +169,6 @@ def counted(said: Bools, positive: Bools, known: Bools, of: Ints | None) -> Floa
     grouped = np.zeros((of.max() + 1, *counts.shape[1:]))
     np.add.at(grouped, of, counts)
     return grouped
-
-
-def resampled(counts: Floats) -> Iterator[Floats]:
-    """The sums over units, (b, K, 4), of DRAWS resamples: the same ones for as many units."""
-    flat = counts.reshape(len(counts), -1)
-    for weights in intervals.resampled(len(flat), DRAWS, flat.shape[1]):
-        yield (weights @ flat).reshape(-1, *counts.shape[1:])
 
 
 def each_f1(counts: Floats) -> Floats:

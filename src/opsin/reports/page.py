@@ -101,7 +101,10 @@ def score(found: Mapping[str, Any]) -> str:
 
 def number(found: Mapping[str, Any]) -> str:
     """A score with its interval, as a number of its own unit."""
-    return "–" if found["value"] is None else f"{found['value']:.4g} [{found['low']:.4g} – {found['high']:.4g}]"
+    if found["value"] is None:
+        return "–"
+    between = "no interval" if found["low"] is None else f"{found['low']:.4g} – {found['high']:.4g}"
+    return f"{found['value']:.4g} [{between}]"
 
 
 def points(share: float) -> str:

@@ -64,10 +64,13 @@ def _of_quantities(found: Scores) -> Iterator[str]:
     for name, each in found.per_class.items():
         error, base, half = (each[key] for key in ("MAE", "always the mean", "median absolute error"))
         better = "clearly better" if error.high < base.low else "not clearly better"
+        sure = "one picture or group tells nothing of others"
+        if error.bounded:
+            sure = f"with 95 % confidence between {error.low:.4g} and {error.high:.4g}"
         yield (
-            f"“{name}” is off by {error.value:.4g} on average (with 95 % confidence between {error.low:.4g} and "
-            f"{error.high:.4g}; {error.n:,} pictures were tested), half of the time by less than {half.value:.4g}. "
-            f"That is {better} than always answering the mean, which is off by {base.value:.4g}."
+            f"“{name}” is off by {error.value:.4g} on average ({sure}; {error.n:,} pictures were tested), half of the "
+            f"time by less than {half.value:.4g}. That is {better} than always answering the mean, which is off by "
+            f"{base.value:.4g}."
         )
 
 

@@ -31,7 +31,7 @@ from ..classifier import Classifier
 from ..recipe import Recipe
 from ..vocabulary import Dataset, Event, Scores
 from . import series, stages
-from .folder import Origin, chosen, create, find, listed, record, reopen, rows, told, unchanged
+from .folder import Origin, chosen, create, find, fitting, forget_after, listed, record, reopen, rows, told, unchanged
 from .previews import augmented, find_rate
 from .scoring import alike, data_for, divided, evaluate, evaluating, refuse_mirrors, settling, with_mirrored
 from .series import Series
@@ -57,6 +57,7 @@ __all__ = [
     "find",
     "find_rate",
     "finish",
+    "fitting",
     "listed",
     "load",
     "refuse_mirrors",
@@ -122,6 +123,7 @@ def work(
             if event.kind != "progress":
                 record(folder, event)
             yield event
+    forget_after(folder)  # what was told before it went on, and then again
 
 
 def finish(folder: Path, *, network: nn.Module | None = None) -> Run:
@@ -165,8 +167,10 @@ def events(
         data: what `opsin.read` gave.
         recipe: a Recipe, the name of a preset, or a TOML file.
         out: the run's folder; `runs/<name>-<number>` by default.
-        resume: the folder of a run on the same data that is to go on; `recipe` and `out` are not looked at.
-        network: a module of your own, `(B, 3, S, S)` → `(B, K)`, instead of the recipe's.
+        resume: the folder or name of a run on the same data that is to go on, or `last`; `recipe` and `out` are not
+            looked at.
+        network: a module of your own, `(B, 3, S, S)` → `(B, K)`, instead of the recipe's. Its weights are taken for
+            random ones, unless the recipe names its class: `recipe.set(network="MyNet", pretrained=True)`.
         how: what to force of the plan.
         leaks: go on although test pictures are copies of pictures in train or val.
         start: a model of ours whose weights and preprocessing it starts from; classes may be others.
@@ -174,7 +178,7 @@ def events(
     Raises:
         CallError, DataError, MachineError: as `create`, `reopen` and `work` say.
     """
-    folder = Path(resume) if resume else _begun(data, recipe, out, network, how, leaks, start)
+    folder = _resumed(resume) if resume else _begun(data, recipe, out, network, how, leaks, start)
     return work(folder, *reopen(folder, data), network=network, how=how)
 
 
@@ -190,7 +194,7 @@ def train(
     start: Classifier | None = None,
 ) -> Run:
     """Recipe in, Classifier out: `events` until they end, and a report. Takes and raises what `events` does."""
-    folder = Path(resume) if resume else _begun(data, recipe, out, network, how, leaks, start)
+    folder = _resumed(resume) if resume else _begun(data, recipe, out, network, how, leaks, start)
     divided, chosen = reopen(folder, data)
     for _ in work(folder, divided, chosen, network=network, how=how):
         pass
@@ -213,14 +217,14 @@ def cross_validate(
 
     Args:
         folds: how many, stratified and with groups whole; or `group`: one fold a group (leave one hospital out).
-        resume: the folder of a series that is to go on; finished folds are not made again.
+        resume: the folder or name of a series that is to go on, or `last`; finished folds are not made again.
         data, recipe, out, network, how, leaks: as for `events`.
 
     Raises:
         CallError, DataError, MachineError: as `series.begin` and `events` say.
     """
     chosen = _chosen(data, recipe, network, how)
-    folder = Path(resume) if resume else series.begin(data, chosen, folds=folds, out=out, leaks=leaks)
+    folder = find(resume) if resume else series.begin(data, chosen, folds=folds, out=out, leaks=leaks)
     return _all_of(folder, data, network, how)
 
 
@@ -245,18 +249,25 @@ def repeat(
         CallError, DataError, MachineError: as `series.begin` and `events` say.
     """
     chosen = _chosen(data, recipe, network, how)
-    folder = Path(resume) if resume else series.begin(data, chosen, seeds=seeds, out=out, leaks=leaks)
+    folder = find(resume) if resume else series.begin(data, chosen, seeds=seeds, out=out, leaks=leaks)
     return _all_of(folder, data, network, how)
 
 
 def _all_of(folder: Path, data: Dataset, network: nn.Module | None, how: Execution) -> Series:
-    for member in series.members(folder, data):
-        if begun := series.opened(folder, member):
-            at, divided, chosen = begun
-            for _ in work(at, divided, chosen, network=network, how=how):
-                pass
-            report(at, divided)
+    for _, at, parts, recipe in series.left(folder, data):
+        for _ in work(at, parts, recipe, network=network, how=how):
+            pass
+        report(at, parts)
     return series.finish(folder, data)
+
+
+def _resumed(name: str | Path) -> Path:
+    folder = find(name)
+    if series.is_series(folder):
+        raise errors.CallError(
+            f"{folder} is a series of runs", do="Go on with opsin.cross_validate(data, resume=…), or opsin.repeat"
+        )
+    return folder
 
 
 def _begun(
@@ -308,4 +319,4 @@ def load(model: str | Path, *, network: nn.Module | None = None) -> Classifier:
 
 
 def _first(folder: Path) -> Path:
-    return min((file.parent for file in folder.glob("*/data.json")), default=folder / "fold-1")
+    return min((file.parent for file in folder.glob("[!.]*/data.json")), default=folder / "fold-1")

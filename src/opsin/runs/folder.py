@@ -9,7 +9,8 @@ import operator
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -71,31 +72,53 @@ def create(
 
     Raises:
         CallError: when the folder is there already, for a want that names no class, and when the recipe contradicts
-            `start`.
+            `start`, or its absence.
         DataError: when the data cannot be split, there is no validation to set thresholds on, or its test pictures
             stand in train or val as well.
         MachineError: when it cannot be written.
     """
-    recipe = origins.suited(recipe, start) if start else recipe
+    recipe = fitting(data, recipe, start)
     wanted = calibration.wants(recipe.learn.want, data.classes, data.task)
     pairs = finished(scoring.alike(data, near=not split)) if pairs is None else pairs
     divided = scoring.divided(data, recipe.seed, split=split, pairs=pairs)
     calibration.refuse_hopeless(wanted, divided.val.counts())
     divided = _looked_at(divided, [pair for pair in pairs if pair.kind == "bytes"], leaks)
     folder = unused(out, data.name)
+    with begun(folder, recipe, divided, origin) as beside:
+        (beside / "checkpoint").mkdir()
+        splits.write(divided, beside / "split.csv")
+        if start:
+            origins.keep(beside, start)
+    return folder
+
+
+@contextmanager
+def begun(folder: Path, recipe: Recipe, data: Dataset, origin: Origin) -> Iterator[Path]:
+    """A folder beside `folder`, with what every run and series has, to write the rest into; then it takes its place.
+
+    Raises:
+        MachineError: when it cannot be written.
+    """
     with errors.writing(folder):
         beside = folder.with_name(f".{folder.name}.{os.getpid()}")
-        (beside / "checkpoint").mkdir(parents=True)
+        beside.mkdir(parents=True)
         try:
             (beside / "recipe.toml").write_text(recipe.to_toml(), encoding="utf-8")
-            _write_data(beside, divided, origin)
-            splits.write(divided, beside / "split.csv")
-            if start:
-                origins.keep(beside, start)
+            _write_data(beside, data, origin)
+            yield beside
             beside.replace(folder)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
-    return folder
+
+
+def fitting(data: Dataset, recipe: Recipe, start: Classifier | None = None) -> Recipe:
+    """The recipe as it is for `data` and `start`; refused is what can be before any picture is looked at.
+
+    Raises:
+        CallError: for a want that names no class, and when the recipe contradicts `start`, or its absence.
+    """
+    calibration.wants(recipe.learn.want, data.classes, data.task)
+    return origins.suited(recipe, start)
 
 
 def _looked_at(data: Dataset, pairs: Sequence[Pair], leaks: bool) -> Dataset:
@@ -264,15 +287,20 @@ def record(folder: Path, event: Event) -> None:
         opened.write(json.dumps(dataclasses.asdict(event), ensure_ascii=False) + "\n")
 
 
-def forget_after(folder: Path, step: int) -> None:
-    """Drop what a killed run told of steps that its last checkpoint does not hold; they are about to be told again."""
+def forget_after(folder: Path, step: float = math.inf) -> None:
+    """Drop what a killed run told of steps that its last checkpoint does not hold, and what was told a second time.
+
+    The former is about to be told again; the latter belongs to no step, such as notes on the data.
+    """
     file = folder / "events.jsonl"
     if file.exists():
-        lines = file.read_text(encoding="utf-8", errors="surrogateescape").split("\n")
-        _write_text(file, "".join(line + "\n" for line in lines if _told_until(line, step)))
+        text = file.read_text(encoding="utf-8", errors="surrogateescape")
+        left = "".join(line + "\n" for line in dict.fromkeys(text.split("\n")) if _told_until(line, step))
+        if left != text:
+            _write_text(file, left)
 
 
-def _told_until(line: str, step: int) -> bool:
+def _told_until(line: str, step: float) -> bool:
     try:
         return bool(json.loads(line)["step"] <= step)
     except ValueError:  # torn by the kill, or the empty rest after the last line
@@ -289,16 +317,20 @@ def find(name: str | Path, parent: str | Path = "runs") -> Path:
         CallError: when there is none.
     """
     if str(name) == "last":
-        # These are written once, when a run or a series begins; the other files again when it goes on.
-        files = [*Path(parent).glob("*/split.csv"), *Path(parent).glob("*/series.json")]
-        begun = sorted(files, key=lambda file: file.stat().st_mtime_ns)
-        if not begun:
+        folders = [file.parent for file in Path(parent).glob("[!.]*/data.json")]
+        if not folders:
             raise errors.CallError("last", expected=f"a run in {parent}/", received="none", do="Begin with opsin train")
-        return begun[-1].parent
+        return max(folders, key=_began)
     for folder in (Path(name), Path(parent) / name):
         if (folder / "data.json").is_file():
             return folder
     raise errors.unknown("run", str(name), ["last", *listed(parent)])
+
+
+def _began(folder: Path) -> int:
+    """When it began, in ns: series.json and split.csv are written once, then; data.json again when a run goes on."""
+    files = (folder / name for name in ("series.json", "split.csv", "data.json"))
+    return next(file for file in files if file.is_file()).stat().st_mtime_ns
 
 
 HEADLINES = ("accuracy", "mAP", "micro F1", "MAE", "mean relative MAE")  # of a run the first that it has
@@ -325,11 +357,11 @@ def rows(parent: str | Path = "runs") -> list[dict[str, Any]]:
     `name`, `state` (`finished`, `not finished`, `damaged`), `data`, `recipe`, `begun` (local time), and for each split
     that was scored (of a series `pooled`, or `mean of 3 seeds`) `n` and the values of its overall scores.
     """
-    return [_row(file.parent) for file in sorted(Path(parent).glob("*/data.json"))]
+    return [_row(file.parent) for file in sorted(Path(parent).glob("[!.]*/data.json"))]
 
 
 def _row(folder: Path) -> dict[str, Any]:
-    begun = datetime.fromtimestamp((folder / "data.json").stat().st_mtime).strftime("%Y-%m-%d %H:%M:%S")
+    begun = datetime.fromtimestamp(_began(folder) / 1e9).strftime("%Y-%m-%d %H:%M:%S")
     row: dict[str, Any] = {"name": folder.name, "state": "damaged", "data": "?", "recipe": "?", "begun": begun}
     try:
         row["data"] = _read_data(folder)["name"]
@@ -361,7 +393,7 @@ def chosen(
     """
     kept = [row for row in found if data in row["data"] and recipe in row["recipe"]]
     for text in where:
-        read = re.fullmatch(r"\s*(.+?)\s*(>=|<=|>|<)\s*([0-9.]+)\s*", text)
+        read = re.fullmatch(r"\s*(.+?)\s*(>=|<=|>|<)\s*(-?\d*\.?\d+)\s*", text)
         if not read:
             raise errors.CallError("--where", expected="such as 'accuracy>0.9'", received=repr(text))
         name, holds, bound = _known(read[1], kept), _HOLDS[read[2]], float(read[3])

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .. import artefact, classifier, errors, models
+from .. import artefact, classifier, errors, models, ops
 from ..classifier import Classifier
 from ..models import NetworkSpec
 from ..recipe import PRESETS, Recipe
@@ -23,21 +23,35 @@ from ..recipe import PRESETS, Recipe
 FOLDER = "start"
 
 
-def suited(recipe: Recipe, start: Classifier) -> Recipe:
-    """The recipe for training that starts from `start`: its network, size and fit.
+def suited(recipe: Recipe, start: Classifier | None) -> Recipe:
+    """The recipe for training that starts from `start`: its network, size, fit and pipeline. As it is without one.
 
     Raises:
-        CallError: when another size or fit than the preset's own is asked for, or the model is of a user's own network.
+        CallError: when another size, fit or pipeline than the preset's own is asked for, the model is of a user's own
+            network, or the recipe is that of a run which started from a model.
     """
+    if start is None:
+        if recipe.model.start:
+            raise errors.CallError(
+                "the recipe is of a run that started from a model",
+                expected=f"that model, {recipe.model.start[:12]}…",
+                received="none",
+                do="Give it with --from, or take start out of the recipe and set pretrained",
+            )
+        return recipe
     if start.spec is None:
         raise errors.CallError("--from", expected="a network of a name", received="a user's own module")
     unasked = PRESETS.get(recipe.name, Recipe)().pixels
-    for name in ("size", "fit"):
-        asked, has = getattr(recipe.pixels, name), getattr(start.preprocessing, name)
+    road = start.preprocessing
+    kept = {"size": road.size, "fit": road.fit, "pipeline": road.pipeline.text if road.pipeline else ""}
+    for name, has in kept.items():
+        asked = getattr(recipe.pixels, name)
+        if name == "pipeline" and asked.strip():
+            asked = ops.from_text(asked).text
         if asked not in (0, getattr(unasked, name), has):  # size 0 leaves it open
             raise errors.CallError(
                 f"--set {name}={asked} contradicts the model to start from",
-                expected=f"{name}={has}, as it was trained with",
+                expected=f"{name}={has}, as it was trained with" if has else f"no {name}, as it was trained with none",
                 received=asked,
                 do=f"Leave {name} out, or train without --from",
             )
@@ -46,8 +60,7 @@ def suited(recipe: Recipe, start: Classifier) -> Recipe:
         pool=start.spec.pool,
         pretrained=False,
         start=classifier.digest(start),
-        size=start.preprocessing.size,
-        fit=start.preprocessing.fit,
+        **kept,
     )
 
 

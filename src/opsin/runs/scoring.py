@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import hashlib
 from collections import Counter
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -17,12 +19,13 @@ from ..calibration import Threshold
 from ..classifier import Classifier
 from ..duplicates import Pair
 from ..reports import Answers
-from ..vocabulary import SPLITS, Dataset, Event, Scores, Split, Work, finished
+from ..vocabulary import SPLITS, Dataset, Event, Record, Scores, Split, Work, finished
 
 T = TypeVar("T")
 
 Part = Split | Literal["all"]
 
+DIGEST = 6  # bytes of a picture's digest: among a million pictures one in 280 million is taken for one of them
 CHAINED = 0.1  # of all pictures: what more of them are joined by is a likeness of scenes, not copies
 
 
@@ -40,7 +43,8 @@ def data_for(clf: Answering, source: str, *, group: str = "", target: str = "") 
 def evaluate(clf: Answering, data: Dataset, part: Part | None = None) -> Scores:
     """The Scores of `clf` on `data`: on its test part, or on all of it where it has no split; `part` says otherwise.
 
-    Data that the classifier was trained on is divided as it was then.
+    Data that the classifier was trained on is divided as it was then. Of other data the pictures that it was trained on
+    or chosen by are left out, and with them their groups, unless `part` is `all`.
 
     Raises:
         DataError: for classes that the classifier does not know, when nothing is left to test, and for the pictures
@@ -54,7 +58,7 @@ def evaluating(
     clf: Answering, data: Dataset, part: Part | None = None
 ) -> Generator[Event, None, tuple[Answers, Scores, Dataset]]:
     """`evaluate` as events; gives the answers row by row, their Scores, and the records that were answered."""
-    name, chosen = part_of(clf, data, part)
+    name, chosen = yield from part_of(clf, data, part)
     chosen, caches = yield from told(cache.build(chosen, [clf.preprocessing]), "decoding", len(chosen))
     answers = yield from _answered(clf, name, caches[0])
     return answers, _scored(clf, answers, chosen), chosen
@@ -108,7 +112,7 @@ def with_mirrored(
         DataError: as `evaluate` says.
     """
     refuse_mirrors(clf)
-    name, chosen = part_of(clf, data, part)
+    name, chosen = yield from part_of(clf, data, part)
     chosen, caches = yield from told(cache.build(chosen, [clf.preprocessing]), "decoding", len(chosen))
     answers = yield from _answered(clf, name, caches[0])
     other = yield from told(evaluation.logits(clf, caches[0], mirrored=True), "mirror images", len(chosen))
@@ -193,15 +197,71 @@ def together(data: Dataset, pairs: Sequence[Pair]) -> tuple[dict[str, str], list
     return duplicates.groups(pair for pair in pairs if pair.kind == "bytes"), [note]
 
 
-def part_of(clf: Answering, data: Dataset, part: str | None) -> tuple[str, Dataset]:
-    """The part of `data` to test on, by its name: divided as for training where `clf` was trained on it."""
-    if part != "all" and pictures(data) == clf.facts.get("pictures"):
+def part_of(
+    clf: Answering, data: Dataset, part: str | None, *, called: str = "the model"
+) -> Generator[Event, None, tuple[str, Dataset]]:
+    """The part of `data` to test on, by its name: divided as for training where `clf` was trained on it.
+
+    Of other data, without what it was trained on; of its validation part, without what its weights were fitted to.
+    """
+    same = pictures(data) == clf.facts.get("pictures")
+    if part != "all" and same:
         data = _divided_as_then(clf, data)
     name = part or ("test" if any(record.split == "test" for record in data.records) else "all")
     chosen = data if name == "all" else data.where(lambda record: record.split == name)
     if not len(chosen):
         raise errors.CallError("part", expected="one that has records", received=name)
-    return name, chosen
+    if same or part in ("all", "train"):
+        return name, chosen
+    gone = trained_on(clf, data, SPLITS[:1] if part == "val" else SPLITS[:2])
+    left = chosen.where(lambda record: record.key not in gone)
+    if not len(left):
+        raise errors.DataError(
+            "no picture is left to test on",
+            received=f"{len(chosen):,} that {called} was trained on or chosen by, or others of their groups",
+            do="Give other pictures; --part all scores training pictures too",
+        )
+    text = ""
+    if len(left) < len(chosen):
+        text = (
+            f"{len(chosen) - len(left):,} of {len(chosen):,} pictures are left out: {called} has seen them in training"
+        )
+    elif clf.facts.get("pictures") and "seen" not in clf.facts:
+        text = f"{called} does not tell which pictures it was trained on: if some are among these, scores are too good"
+    if text:
+        left = dataclasses.replace(left, notes=(*left.notes, text))
+        yield Event("notice", 0, 0, {"text": text})
+    return name, left
+
+
+def seen(data: Dataset, start: Answering | None = None) -> dict[str, str]:
+    """Of train and val, what tells their pictures again: short digests, sorted, one after the other, in Base64.
+
+    What `start`, whose weights were the first, has seen, is among them.
+    """
+    found: dict[str, str] = {}
+    for split in SPLITS[:2]:
+        digests = set(map(_digest, data.part(split).records)) | (_known(start, [split]) if start else set())
+        found[split] = base64.b64encode(b"".join(sorted(digests - {b""}))).decode()
+    return found
+
+
+def trained_on(clf: Answering, data: Dataset, by: Iterable[Split] = SPLITS[:2]) -> set[str]:
+    """The keys of records whose very bytes `clf` has seen in training, or those of another one of their group."""
+    known = _known(clf, by)
+    met = [record for record in data.records if _digest(record) in known]
+    keys, groups = {record.key for record in met}, {record.group for record in met} - {None}
+    return keys | {record.key for record in data.records if record.group in groups}
+
+
+def _known(clf: Answering, by: Iterable[Split]) -> set[bytes]:
+    told = b"".join(base64.b64decode(clf.facts.get("seen", {}).get(split, "")) for split in by)
+    return {told[at : at + DIGEST] for at in range(0, len(told), DIGEST)}
+
+
+def _digest(record: Record) -> bytes:
+    """Of what is in the file; b"" for a record that does not know it."""
+    return hashlib.sha256(f"{record.size} {record.crc}".encode()).digest()[:DIGEST] if record.size else b""
 
 
 def _divided_as_then(clf: Answering, data: Dataset) -> Dataset:

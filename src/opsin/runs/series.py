@@ -69,7 +69,7 @@ class Series:
     """A finished series.
 
     Attributes:
-        scores: of each run's test part, by the name of its folder.
+        scores: of each run's test part, by the name of its folder; none of a fold whose test pictures are all refused.
         texts: what each run is, for people.
         pooled: of folds: the scores of all their answers together, every picture answered by a model that did not
             learn from it. Intervals are those of pictures, or of whole groups where there are groups. None of seeds.
@@ -115,7 +115,7 @@ def begin(
     leaks: bool = False,
     pairs: Sequence[Pair] | None = None,
 ) -> Path:
-    """A new series' folder.
+    """A new series' folder, whole or not there.
 
     Args:
         folds: how many, 2 or more, stratified, groups whole; or `group`: one for each group, which is then tested by a
@@ -127,21 +127,19 @@ def begin(
             once, and written down with the series.
 
     Raises:
-        CallError: when the folder is there, and for both or neither of folds and seeds.
+        CallError: when the folder is there, for both or neither of folds and seeds, and as `folder.fitting` says.
         DataError: when the data does not have so many groups or pictures.
         MachineError: when it cannot be written.
     """
     if bool(folds) == bool(seeds) or seeds < 0:
         raise errors.CallError("a series of runs", expected="folds, or seeds", received=f"{folds!r} and {seeds}")
+    recipe = folders.fitting(data, recipe)
     pairs = finished(scoring.alike(divisible(data, folds))) if pairs is None else pairs
     asked = {"folds": str(folds), "seeds": seeds, "leaks": leaks, "pairs": [dataclasses.astuple(p) for p in pairs]}
     next(_members(data, recipe, asked))  # refused before there is a folder
     folder = folders.unused(out, data.name)
-    with errors.writing(folder):
-        folder.mkdir(parents=True)
-        (folder / "recipe.toml").write_text(recipe.to_toml(), encoding="utf-8")
-    folders._write_data(folder, data, origin)
-    folders.write_json(folder / "series.json", asked)
+    with folders.begun(folder, recipe, data, origin) as beside:
+        folders.write_json(beside / "series.json", asked)
     return folder
 
 
@@ -179,15 +177,29 @@ def opened(folder: Path, member: Member) -> tuple[Path, Dataset, Recipe] | None:
     return at, *folders.reopen(at, member.data)
 
 
+def left(folder: Path, data: Dataset) -> Iterator[tuple[Member, Path, Dataset, Recipe]]:
+    """The runs of the series that are not finished, each with what `opened` gives, begun when it is asked for.
+
+    Raises what `members` and `opened` do.
+    """
+    for member in members(folder, data):
+        if begun := opened(folder, member):
+            yield member, *begun
+
+
 def finish(folder: Path, data: Dataset | None = None) -> Series:
     """The finished series in `folder`; its scores are written as well. Takes and raises what `members` does.
 
     Raises:
+        DataError: when not one of its runs had a test picture that could be read.
         ModelError: when a run of it is not finished.
     """
     each = list(members(folder, data))
-    scores = {member.name: _test_scores(folder / member.name) for member in each}
-    pooled = _pooled(folder, each, _asked(folder)["folds"] == "group") if _asked(folder)["folds"] else None
+    scores = {member.name: test for member in each if (test := _test_scores(folder / member.name))}
+    if not scores:
+        raise errors.DataError(f"{folder}: nothing is measured", expected="a test part", received="no test picture")
+    tested = [member for member in each if member.name in scores]
+    pooled = _pooled(folder, tested, _asked(folder)["folds"] == "group") if _asked(folder)["folds"] else None
     found = Series(folder, scores, {member.name: member.text for member in each}, pooled)
     folders.write_json(folder / "scores.json", to_dict(found))
     return found
@@ -277,17 +289,18 @@ def _placed(record: Record, *, tested: bool) -> Record:
     return dataclasses.replace(record, split="test" if tested else "train")
 
 
-def _test_scores(folder: Path) -> Scores:
+def _test_scores(folder: Path) -> Scores | None:
     file = folder / "scores.json"
     if not (folder / "model").is_dir() or not file.is_file():
         raise errors.ModelError(f"{folder} is not finished", do=f"Go on with: opsin train --resume {folder.parent}")
-    return metrics.from_dict(json.loads(file.read_text(encoding="utf-8", errors="surrogateescape"))["test"])
+    scores = json.loads(file.read_text(encoding="utf-8", errors="surrogateescape"))
+    return metrics.from_dict(scores["test"]) if "test" in scores else None
 
 
 def _pooled(folder: Path, each: list[Member], by_group: bool) -> Scores:
-    """The scores of all folds' answers together, each at its own model's temperature and, of labels, thresholds."""
+    """The scores of all folds' answers together, each at its own model's temperature and thresholds."""
     task, classes = each[0].data.task, each[0].data.classes
-    rows, targets, least, means = [], [], [], []
+    rows, targets, least, means, said, decided = [], [], [], [], [], False
     groups: list[str | None] = []
     for member in each:
         answers = kept(folder / member.name)
@@ -295,18 +308,23 @@ def _pooled(folder: Path, each: list[Member], by_group: bool) -> Scores:
             raise errors.ModelError(f"{folder / member.name} has no answers to its test", do="Take it away and go on")
         description = folder / member.name / "model" / artefact.DESCRIPTION
         described = json.loads(description.read_text(encoding="utf-8", errors="surrogateescape"))
-        scale = described.get("scale", ())
+        scale, own, unsure = described.get("scale", ()), described["thresholds"], described.get("unsure_below", 0.0)
         rows.append(answers.logits / described["temperature"] if task == "single-label" else
                     classifier.answers_of(answers.logits, task, described["temperature"], scale))  # fmt: skip
         targets.append(answers.targets)
-        least += [[described["thresholds"].get(name, labels.HALF) for name in classes]] * len(answers.keys)
+        least += [[own.get(name, labels.HALF) for name in classes]] * len(answers.keys)
         means.append([mean for mean, _ in scale])
+        if task == "single-label":
+            thresholds = {classes.index(name): value for name, value in own.items()}
+            said.append(metrics.named(metrics.softmax(rows[-1]), thresholds, least=unsure))
+            decided |= bool(thresholds) or unsure > 0
         groups += [member.name] * len(answers.keys) if by_group else answers.groups or [None] * len(answers.keys)
     found, true = np.concatenate(rows), np.concatenate(targets)
-    own = groups if any(groups) else None
+    whole = groups if any(groups) else None
     if task == "multi-label":
-        return metrics.score_labels(found, true, classes, least, groups=own)
+        return metrics.score_labels(found, true, classes, least, groups=whole)
     if task == "regression":
-        return metrics.score_quantities(found, true, classes, np.mean(means, axis=0).tolist(), groups=own)
+        return metrics.score_quantities(found, true, classes, np.mean(means, axis=0).tolist(), groups=whole)
     largest = int(np.bincount(true, minlength=len(classes)).argmax())
-    return metrics.score(found, true, classes, largest=largest, groups=own)
+    answers_ = np.concatenate(said) if decided else None
+    return metrics.score(found, true, classes, largest=largest, groups=whole, answers=answers_)

@@ -50,7 +50,7 @@ from ..training import Job, TrainState
 from ..vocabulary import SPLITS, Dataset, Event, Record, Scale, Split, Task
 from . import folder as folders
 from . import origins
-from .scoring import largest_class, pictures, told
+from .scoring import largest_class, pictures, seen, told, trained_on
 
 CHECKPOINT_SECONDS = 60.0
 MANY = 500  # steps below which nobody asks whether compiling would pay
@@ -81,7 +81,7 @@ def check(
             choices that do not fit the task.
     """
     if network is None:
-        models.spec_for(recipe.model.network, 2, 64)
+        models.spec_for(recipe.model.network, 2, 64, pretrained=recipe.model.pretrained)
         if recipe.model.pretrained:
             weights.pretrained_info(recipe.model.network)
     _road(recipe, 64)
@@ -145,10 +145,13 @@ def stream(
     """Every stage of the run in `folder`, which is told and checkpointed on the way. See `runs.work`."""
     folders.tidy(folder)
     # Of all records: whoever divides the data again cannot know which are refused.
-    divided = {"split": splits.fingerprint(data), "pictures": pictures(data), **folders.division(folder)}
     start = origins.kept(folder)
-    recipe, road, notes = _resolved(recipe, data, start)
+    divided: dict[str, Any] = {"split": splits.fingerprint(data), "pictures": pictures(data), "seen": seen(data, start)}
+    divided |= folders.division(folder)
+    recipe, road, notes = _resolved(recipe, data, start, network)
     yield from map(_note, (*data.notes, *notes))
+    if network is None:
+        models.ahead(recipe.model.network)
     data, pixels, enlarged = yield from _decode(data, recipe, road)
     folders.keep(folder, recipe, data)
     yield from (_note(f"refused {r.key}: {r.reason}") for r in data.refused[:5])
@@ -156,6 +159,8 @@ def stream(
     spec, built, started = origins.begun(start, data.classes) if start else _network(recipe, len(data.classes), network)
     if start:
         yield _note(origins.words(start, data.classes))
+        if leaked := len(trained_on(start, data) & {record.key for record in data.test.records}):
+            yield _note(f"warning: {leaked:,} test pictures trained the model that it starts from: scores are too good")
     if recipe.learn.grow_from:
         small = models.NetworkSpec(recipe.model.network, len(data.classes), recipe.learn.grow_from)
         with models.refusals(small):
@@ -186,11 +191,13 @@ def _note(text: str) -> Event:
 
 
 def _resolved(
-    recipe: Recipe, data: Dataset, start: Classifier | None = None
+    recipe: Recipe, data: Dataset, start: Classifier | None = None, own: nn.Module | None = None
 ) -> tuple[Recipe, Preprocessing, list[str]]:
     """The recipe with its size and flips decided, the preprocessing that follows, and what a user should know."""
+    if own is not None and recipe.model.network != type(own).__name__:  # what it says of weights is another network's
+        recipe = recipe.set(network=type(own).__name__, pretrained=False)
     size = recipe.pixels.size
-    origin = weights.pretrained_info(recipe.model.network) if recipe.model.pretrained else None
+    origin = weights.pretrained_info(recipe.model.network) if recipe.model.pretrained and own is None else None
     if not size:
         size = origin.size if origin else _size(data)
     if recipe.learn.grow_from >= size:
@@ -301,7 +308,7 @@ def _planned(folder: Path, network: nn.Module, job: Job, how: Execution) -> Gene
     """The job with the plan of this run before, or the one remembered for such work, or the fastest candidate now."""
     memory = sources.cache_dir() / "plans.json"
     recipe = job.recipe
-    plan = folders.plan(folder, "training")
+    plan = yield from _kept(folder, how)
     if plan is None and not recipe.learn.epochs:
         plan = _offered(how)[0]
     if plan is None:
@@ -317,6 +324,30 @@ def _planned(folder: Path, network: nn.Module, job: Job, how: Execution) -> Gene
         folders.keep_plan(folder, "training", plan)
         yield _note(f"plan: {plan}, {plan.threads} threads" if plan.device == "cpu" else f"plan: {plan}")
     return dataclasses.replace(job, plan=plan)
+
+
+def _kept(folder: Path, how: Execution) -> Generator[Event, None, Plan | None]:
+    """The plan of this run before, with what is forced otherwise now; None where it has none yet.
+
+    Raises:
+        CallError: when its device is not here, and for what cannot be forced.
+    """
+    kept = folders.plan(folder, "training")
+    if kept is None:
+        return None
+    forced = {name: getattr(how, name) for name in ("device", "precision", "threads")}
+    forced = {name: value for name, value in forced.items() if value not in ("auto", 0)}
+    plan = dataclasses.replace(kept, compiled=kept.compiled and how.compile != "no", **forced)
+    _offered(how)  # what is forced and cannot be is refused
+    try:
+        plans.candidates(device=plan.device)
+    except errors.CallError as error:
+        error.do = f"Go on where there is {kept.device}, as the run began, or with --device cpu"
+        raise
+    if plan != kept:
+        folders.keep_plan(folder, "training", plan)
+        yield _note(f"plan: {plan}, {plan.threads} threads, from now on: not to the byte what it was to be")
+    return plan
 
 
 def _measured(seconds: Mapping[Plan, float]) -> Event:
@@ -377,7 +408,7 @@ def _vectors(
         network,
         sample,
         job.preprocessing,
-        [known] if known else _offered_for_features(how),
+        [known] if known and known.device in ("cpu", job.plan.device) else _offered_for_features(how),
         pictures=len(train),
         memory=sources.cache_dir() / "plans.json",
     )
@@ -394,7 +425,7 @@ def _vectors(
 
 
 def _trained(state: TrainState, job: Job, folder: Path) -> Iterator[Event]:
-    """The loop, with a checkpoint after every epoch, every minute, and when the listener breaks off."""
+    """The loop, with a checkpoint after every epoch, every minute, and when it is broken off between two steps."""
     saved = time.monotonic()
     try:
         for event in training.events(state, job):
@@ -403,8 +434,9 @@ def _trained(state: TrainState, job: Job, folder: Path) -> Iterator[Event]:
                 training.save(state, folder / "checkpoint")
                 saved = time.monotonic()
                 yield Event("checkpoint", state.epoch, state.step, {})
-    except GeneratorExit:
-        training.save(state, folder / "checkpoint")
+    except BaseException:  # a listener that stops is a GeneratorExit
+        if not state.torn:
+            training.save(state, folder / "checkpoint")
         raise
 
 
@@ -449,13 +481,14 @@ def _scored(folder: Path, clf: Classifier, pixels: Pixels, recipe: Recipe) -> It
     """Save, load anew, calibrate, score validation and test from what was loaded, and save once more with scores."""
     candidate = folder / "checkpoint" / "candidate"
     artefact.save(clf, candidate)
-    loaded = artefact.load(candidate, network=clf.network if clf.spec is None else None)
+    loaded = answering = artefact.load(candidate, network=clf.network if clf.spec is None else None)
     scores: dict[str, Any] = {}
     settled: tuple[Threshold, ...] = ()
     for split in SPLITS[1:]:
         if any(record.split == split for record in pixels.data.records):
             part = pixels.part(_in(split))
-            found = yield from told(evaluation.logits(loaded, part), f"scoring {split}", len(part))
+            # By the one whose network is folded already; what validation sets below moves no logit.
+            found = yield from told(evaluation.logits(answering, part), f"scoring {split}", len(part))
             evaluation.save_logits(folder / "logits" / f"{split}.npz", part.data, found, clf.classes)
             expected = evaluation.targets(loaded, part.data)
             groups = evaluation.groups(part.data)

@@ -3,7 +3,9 @@
     picture ─ change ─> picture or bytes ─ the classifier's own road ─> answers ─ beside those without the change ─> Row
 
 Every picture is decoded once and goes through all changes. Answers are paired: what a change does is told by the
-pictures that are right only with it, and only without it.
+pictures that are right only with it, and only without it. Large JPEGs are decoded at 1/2, 1/4 or 1/8 of their sides
+where they are as they were, and whole where they are changed: a changed picture, and a file of another kind, is paired
+with the whole picture unchanged, so that no difference is the decoder's.
 """
 
 from __future__ import annotations
@@ -41,9 +43,10 @@ class Row:
         value: of what moves from row to row.
         accuracy: with its 95 % interval, of whole groups where there are groups.
         confidence: mean probability of what is answered, 0…1.
-        agreement: share of pictures that are answered as without the change, 0…1.
+        agreement: share of pictures that are answered as what they are paired with, 0…1.
         bytes: of a picture, on average; None where the change makes no file, or there was none.
-        difference: of accuracy, from without the change to with it, with the 95 % interval of paired shares.
+        difference: of accuracy, from what pictures are paired with to the change, with the 95 % interval of paired
+            shares.
         p: that chance alone makes such a difference: McNemar's mid-p, corrected by Holm for all rows of the study.
             None for the first row, and where records come in groups, which are no tosses.
     """
@@ -134,14 +137,14 @@ def studying(
     if clf.task != "single-label":
         raise errors.CallError("a study", expected="a classifier that gives one class a picture", received=clf.task)
     asked = changes.of_corruptions(_side(clf)) if corruptions else changes.of_ops(ops, steps)
-    name, chosen = scoring.part_of(clf, data, part)
+    name, chosen = yield from scoring.part_of(clf, data, part)
     targets = evaluation.targets(clf, chosen)
-    found = yield from _answered(clf, chosen, asked.rows)
+    found = yield from _answered(clf, chosen, (asked.unchanged, *asked.rows))
     kept = np.flatnonzero([refusal is None for refusal in found.refused])
     if not len(kept):
         raise errors.DataError(f"{chosen.name}: no picture could be studied", received=found.refused[0].reason)  # type: ignore[union-attr]
     groups = [chosen.records[row].group for row in kept]
-    original, *rows = _rows(clf, asked, found, targets, kept, groups if any(groups) else None)
+    original, *rows = _rows(asked, found, targets, kept, groups if any(groups) else None)
     refused = tuple(refusal for refusal in found.refused if refusal)
     return Study(asked.moving, name, any(groups), corruptions, original, tuple(rows), refused)
 
@@ -157,11 +160,15 @@ def _side(clf: Classifier) -> int:
 
 @dataclass(frozen=True)
 class _Answers:
-    """Of R + 1 rows, the first without any change: labels int, confidence and bytes float, `(R + 1, N)` each."""
+    """Of R + 2 rows: labels int, confidence and bytes float, `(R + 2, N)` each.
+
+    The first is of the files as they are, the second of the pictures in them, whole.
+    """
 
     labels: np.ndarray
     confidence: np.ndarray
     bytes: np.ndarray  # NaN where there is no file
+    whole: np.ndarray  # bool: whether what was answered for could not be reduced while it was decoded
     refused: list[Refusal | None]  # (N,)
 
 
@@ -170,7 +177,9 @@ def _answered(clf: Classifier, data: Dataset, rows: Sequence[Change]) -> Generat
     keys = [record.key for record in data.records] * shape[0]
     choice = classifier.settle(clf, data.store, keys, memory=sources.cache_dir() / "plans.json")
     yield from (Event("notice", 0, 0, {"text": note}) for note in choice.notes)
-    found = _Answers(np.zeros(shape, np.int64), np.zeros(shape), np.full(shape, np.nan), [None] * len(data))
+    found = _Answers(
+        np.zeros(shape, np.int64), np.zeros(shape), np.full(shape, np.nan), np.zeros(shape, bool), [None] * len(data)
+    )
     with ThreadPoolExecutor(cache.THREADS) as pool:
         for start in range(0, len(data), AT_ONCE):
             places = range(start, min(start + AT_ONCE, len(data)))
@@ -184,7 +193,7 @@ def _answered(clf: Classifier, data: Dataset, rows: Sequence[Change]) -> Generat
 
 
 Opened = tuple[bytes | np.ndarray, np.ndarray] | Refusal  # as it is stored, and decoded
-Made = tuple[Tensor, float] | Refusal  # prepared, and how many bytes it had
+Made = tuple[Tensor, float, bool] | Refusal  # prepared; how many bytes it had; whether it was decoded whole for sure
 
 
 def _opened(data: Dataset, record: Record) -> Opened:
@@ -202,7 +211,7 @@ def _made(clf: Classifier, change: Change | None, record: Record, opened: Opened
     try:
         changed = change.make(record.key, picture) if change else stored
         size = len(changed) if isinstance(changed, bytes) else np.nan
-        return preprocessing.load(clf.preprocessing, changed), size
+        return preprocessing.load(clf.preprocessing, changed), size, codecs.sides(changed) is None
     except errors.PictureError as error:
         return Refusal(record.key, error.code, str(error))
     except errors.CallError as error:  # this picture is too small for it, a budget too tight
@@ -216,17 +225,16 @@ def _answer(clf: Classifier, run: Engine, found: _Answers, row: int, places: ran
             found.refused[place] = found.refused[place] or item
     if not there:
         return
-    at, images, sizes = zip(*there)
+    at, images, sizes, whole = zip(*there)
     probabilities = classifier.probabilities(clf, run(torch.stack(images).numpy()))
     found.labels[row, at], found.confidence[row, at] = classifier.named(clf, probabilities), probabilities.max(1)
-    found.bytes[row, at] = sizes
+    found.bytes[row, at], found.whole[row, at] = sizes, whole
 
 
 # --- what they say ----------------------------------------------------------------------------------------------------
 
 
 def _rows(
-    clf: Classifier,
     asked: Changes,
     found: _Answers,
     targets: np.ndarray,
@@ -234,22 +242,29 @@ def _rows(
     groups: Sequence[str | None] | None,
 ) -> Iterator[Row]:
     labels, expected = found.labels[:, kept], targets[kept]
-    named = [("", None), *((change.name, change.value) for change in asked.rows)]
-    compared = [comparison.compare(labels[0], each, expected, clf.classes, groups=groups) for each in labels[1:]]
-    ps = [one.p for one in compared]
+    paired = np.where(found.whole[:, kept], labels[1], labels[0])
+    compared = [
+        comparison.compare_accuracy(*pair, expected, groups=groups) for pair in zip(paired[2:], labels[2:], strict=True)
+    ]
+    ps = [p for _, p in compared]
     corrected = holm([p for p in ps if p is not None]) if groups is None else ps
-    for row, (name, value) in enumerate(named):
-        sizes = found.bytes[row, kept]
-        yield Row(
+
+    def row(at: int, name: str, value: Any, difference: Difference | None = None, p: float | None = None) -> Row:
+        sizes = found.bytes[at, kept]
+        return Row(
             name,
             value,
-            rates.share(labels[row] == expected, groups=groups),
-            float(found.confidence[row, kept].mean()),
-            float((labels[row] == labels[0]).mean()),
+            rates.share(labels[at] == expected, groups=groups),
+            float(found.confidence[at, kept].mean()),
+            float((labels[at] == paired[at]).mean()) if at else 1.0,
             None if np.isnan(sizes).any() else float(sizes.mean()),
-            compared[row - 1].overall["accuracy"] if row else None,
-            corrected[row - 1] if row else None,
+            difference,
+            p,
         )
+
+    yield row(0, "", None)
+    for at, (change, (difference, _), p) in enumerate(zip(asked.rows, compared, corrected, strict=True), 2):
+        yield row(at, change.name, change.value, difference, p)
 
 
 def holm(ps: Sequence[float]) -> list[float]:

@@ -39,10 +39,15 @@ class Change:
 
 @dataclass(frozen=True)
 class Changes:
-    """All rows of a study, and what moves from one to the next: `jpeg quality`, `severity`, or "" for nothing."""
+    """All rows of a study, and what moves from one to the next: `jpeg quality`, `severity`, or "" for nothing.
+
+    Attributes:
+        unchanged: what is done to a picture before any change, and alone to what a changed picture is compared with.
+    """
 
     moving: str
     rows: tuple[Change, ...]
+    unchanged: Change = Change("", None, lambda key, picture: picture)
 
 
 def of_ops(texts: Sequence[str], steps: int) -> Changes:
@@ -152,15 +157,20 @@ def of_corruptions(side: int, seed: int = 0) -> Changes:
         for name in corruptions.CORRUPTIONS
         for severity in corruptions.SEVERITIES
     ]
-    return Changes("severity", tuple(rows))
+    return Changes("severity", tuple(rows), Change("", None, lambda key, picture: _brought_down(picture, side)))
+
+
+def _brought_down(picture: np.ndarray, side: int) -> np.ndarray:
+    height, width = picture.shape[:2]
+    if min(height, width) <= side:
+        return picture
+    scale = side / min(height, width)
+    return ops.resize(picture, width=max(1, round(width * scale)), height=max(1, round(height * scale)))
 
 
 def _corrupting(name: str, severity: int, side: int, seed: int) -> Callable[[str, np.ndarray], np.ndarray]:
     def make(key: str, picture: np.ndarray) -> np.ndarray:
-        height, width = picture.shape[:2]
-        if min(height, width) > side:
-            scale = side / min(height, width)
-            picture = ops.resize(picture, width=max(1, round(width * scale)), height=max(1, round(height * scale)))
+        picture = _brought_down(picture, side)
         return corruptions.corrupt(picture, name, severity, corruptions.generator(seed, key, name))
 
     return make

@@ -88,7 +88,7 @@ def step(state: TrainState, job: Job, batch: Batch) -> float:
     """One step of the optimiser on one batch; returns its loss.
 
     Raises:
-        CallError: when the loss is not finite; weights are still those of the step before.
+        CallError: when the loss is not finite; weights are those of the step before, statistics of batch norms are not.
     """
     recipe, network = job.recipe, state.network
     # Dropout's draws belong to (seed, step), so a resumed run draws the same.
@@ -155,17 +155,19 @@ def events(state: TrainState, job: Job) -> Iterator[Event]:
     while state.epoch < job.recipe.learn.epochs and not _patience_over(state, job):
         _learning_mode(state, job.recipe)
         for batch in job.batches.epoch(state.epoch, state.batch):
-            before = state.micro
+            before, state.torn = state.micro, True
             loss = _step_within_memory(state, job, batch)
             state.batch, state.step, state.loss_sum = state.batch + 1, state.step + 1, state.loss_sum + loss
+            state.torn = False
             if state.micro != before:
                 yield _event("notice", state, text=f"memory: {state.micro} pictures at a time, batches as before")
             yield _event("step", state, loss=loss, rate=state.optimiser.param_groups[0]["lr"])
         scores = {"training loss": state.loss_sum / max(1, state.batch), **_validate(state, job)}
-        state.history.append(scores)
-        if _is_best(state.history, job.recipe.learn.metric) and job.recipe.learn.keep == "best":
-            state.best = {name: value.detach().clone() for name, value in state.weights().items()}
-        state.epoch, state.batch, state.loss_sum = state.epoch + 1, 0, 0.0
+        history, best = [*state.history, scores], state.best
+        if _is_best(history, job.recipe.learn.metric) and job.recipe.learn.keep == "best":
+            best = {name: value.detach().clone() for name, value in state.weights().items()}
+        # All at once: an error before leaves a state whose epoch is not validated yet.
+        state.history, state.best, state.epoch, state.batch, state.loss_sum = history, best, state.epoch + 1, 0, 0.0
         yield _event("epoch", state, **scores)
     done = state.epoch >= job.recipe.learn.epochs
     yield _event("stop", state, reason="all epochs done" if done else f"no better {job.recipe.learn.metric}")
@@ -173,13 +175,23 @@ def events(state: TrainState, job: Job) -> Iterator[Event]:
 
 @torch.no_grad()
 def logits(network: nn.Module, pixels: Pixels, road: Preprocessing, plan: Plan) -> Tensor:
-    """float32 `(N, K)` on the CPU: the network in evaluation mode on every picture, at the plan's precision."""
+    """float32 `(N, K)` on the CPU: the network in evaluation mode on every picture, at the plan's precision.
+
+    Raises:
+        MachineError: when memory does not even hold one picture.
+    """
     network.eval()
     found = []
-    for start_row in range(0, len(pixels), VALIDATION_BATCH):
-        images = torch.from_numpy(pixels.array[start_row : start_row + VALIDATION_BATCH]).to(plan.device)
-        with plans.autocast(plan):
-            found.append(network(plans.lay_out(preprocessing.normalise(road, images), plan)).float().cpu())
+    row, batch = 0, VALIDATION_BATCH
+    while row < len(pixels):
+        try:
+            images = torch.from_numpy(pixels.array[row : row + batch]).to(plan.device)
+            with plans.autocast(plan):
+                found.append(network(plans.lay_out(preprocessing.normalise(road, images), plan)).float().cpu())
+        except RuntimeError as error:
+            batch = _fewer(min(batch, len(pixels) - row), error)
+        else:
+            row += batch
     return torch.cat(found)
 
 
@@ -249,14 +261,18 @@ def _step_within_memory(state: TrainState, job: Job, batch: Batch) -> float:
         try:
             return step(state, job, hardest(state, job, batch))
         except RuntimeError as error:
-            # On a CPU it is a plain RuntimeError: "can't allocate memory: you tried to allocate …" (alloc_cpu.cpp).
-            if not isinstance(error, torch.OutOfMemoryError) and "tried to allocate" not in str(error):
-                raise
-            if state.micro == 1:
-                raise errors.MachineError(
-                    "memory does not hold a step with one picture", do="Choose a smaller --set size= or network"
-                ) from error
-        state.micro = max(1, min(state.micro, len(batch.images)) // 2)
+            state.micro = _fewer(min(state.micro, len(batch.images)), error)
+
+
+def _fewer(pictures: int, error: RuntimeError) -> int:
+    """How many to try after so many were refused for want of memory; any other error is raised again."""
+    # On a CPU it is a plain RuntimeError: "can't allocate memory: you tried to allocate …" (alloc_cpu.cpp).
+    if not isinstance(error, torch.OutOfMemoryError) and "tried to allocate" not in str(error):
+        raise error
+    if pictures == 1:
+        do = "Choose a smaller --set size= or network"
+        raise errors.MachineError("memory does not hold one picture's way through the network", do=do) from error
+    return pictures // 2
 
 
 def _validate(state: TrainState, job: Job) -> dict[str, float]:
@@ -295,9 +311,11 @@ def _averaged(state: TrainState) -> Iterator[None]:
         yield
         return
     learnt = {name: value.detach().clone() for name, value in state.network.state_dict().items()}
-    state.network.load_state_dict(state.average.values)
-    yield
-    state.network.load_state_dict(learnt)
+    try:
+        state.network.load_state_dict(state.average.values)
+        yield
+    finally:
+        state.network.load_state_dict(learnt)
 
 
 def _best_epoch(history: list[dict[str, float]], metric: str) -> int:

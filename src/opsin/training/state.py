@@ -38,6 +38,7 @@ class TrainState:
         history: the scores of every finished epoch; whoever decides, decides by these alone.
         best: the weights with the best score on validation so far.
         slow: where Lookahead goes back to.
+        torn: a step is under way, or broke off: what it changed so far belongs to no count above.
     """
 
     network: nn.Module
@@ -52,6 +53,7 @@ class TrainState:
     history: list[dict[str, float]] = field(default_factory=list)
     best: dict[str, Tensor] | None = None
     slow: dict[str, Tensor] | None = None
+    torn: bool = False
 
     def weights(self) -> dict[str, Tensor]:
         """The weights to validate and keep: averaged where the recipe averages."""
@@ -62,7 +64,7 @@ _PLAIN = ("epoch", "batch", "step", "micro", "loss_sum", "history")
 
 
 def save(state: TrainState, folder: Path) -> Path:
-    """Write a checkpoint into `folder`; the newest KEPT stay.
+    """Write a checkpoint into `folder`; it stays, with the KEPT - 1 before it.
 
     Raises:
         MachineError: when it cannot be written; the checkpoints before it are untouched.
@@ -80,7 +82,9 @@ def save(state: TrainState, folder: Path) -> Path:
             (unfinished / file.name).replace(file)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
-    for old in sorted(folder.glob("*.safetensors"))[:-KEPT]:
+    files = sorted(folder.glob("*.safetensors"))
+    end = files.index(file) + 1
+    for old in (*files[: max(0, end - KEPT)], *files[end:]):  # those of later steps could not be read
         old.unlink(missing_ok=True)
     return file
 

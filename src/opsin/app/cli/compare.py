@@ -32,12 +32,14 @@ def command(
 ) -> None:
     """Is B better than A on DATA, by how much, and is that more than chance?
 
-    A and B are models' folders, runs' names, last, or exported files. Both answer the same pictures.
+    A and B are models' folders, runs' names, last, or exported files. Both answer the same pictures, which neither was
+    trained on.
 
     --gate asks whether B may replace A, for a team's CI: exit code 0 if so, 1 if not. Conditions, with commas between
-    them: accuracy, macro-f1, every class or class NAME (their F1), then not worse (no loss is shown), within N points
-    (what was measured is at most so much lower) or better (a gain is shown). Of several labels also mAP, macro-auroc
-    and micro-f1; of quantities MAE and RMSE, which within N points lets be N % higher.
+    them: accuracy, macro-f1, every class or class NAME (their F1), then within N points (a loss of more is ruled out
+    with 97.5 % confidence), better (a gain is shown) or not worse (no loss is shown, which on few pictures says
+    little). Of several labels also mAP, macro-auroc and micro-f1; of quantities MAE and RMSE, which within N points
+    lets be N % higher.
     """
     from ... import comparison, runs
     from . import progress

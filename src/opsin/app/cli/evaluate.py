@@ -42,7 +42,9 @@ def command(
 
     Of a file that opsin export wrote, its own answers are tested: what eight bits cost on your data shows.
 
-    Data that the model was trained on is divided as it was for training, and only its test part is used.
+    Data that the model was trained on is divided as it was for training, and only its test part is used. Of other data
+    the pictures that it was trained on or chosen by (the same bytes, and their groups) are left out, unless all are
+    asked for by --part.
 
     --want sets thresholds on the validation part of DATA instead of those the model has, and says what they cost there
     and on the test. MODEL stays as it is; the one with thresholds is saved by --save.

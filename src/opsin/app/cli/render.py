@@ -49,18 +49,20 @@ def scores(out: Console, name: str, found: Scores) -> None:
 def series(out: Console, found: runs.Series) -> None:
     """What folds or seeds measured: each run, then all of them together or their spread."""
     table = _table("run", *found.shown, "n")
-    for name, each in found.scores.items():
-        table.add_row(f"{name}   {found.texts[name]}", *(str(each.overall[key]) for key in found.shown), f"{each.n:,}")
+    for name, text in found.texts.items():
+        each = found.scores.get(name)
+        shown = [*(str(each.overall[key]) for key in found.shown), f"{each.n:,}"] if each else []
+        table.add_row(f"{name}   {text}" + (not each) * ": not tested, its pictures are refused", *shown)
     out.print()
     out.print(table)
     if found.pooled:
         scores(out, "pooled", found.pooled)
         worst = found.scores[found.worst].overall
-        shown = "   ".join(f"{name} {worst[name]}" for name in found.shown)
-        out.print(f"worst  {found.texts[found.worst]}: {shown}")
+        line = "   ".join(f"{name} {worst[name]}" for name in found.shown)
+        out.print(f"worst  {found.texts[found.worst]}: {line}")
     else:
-        shown = "   ".join(f"{name} {found.spread[name]}" for name in found.shown)
-        out.print(f"mean of {len(found.scores)} seeds, least to greatest   {shown}", style="bold")
+        line = "   ".join(f"{name} {found.spread[name]}" for name in found.shown)
+        out.print(f"mean of {len(found.scores)} seeds, least to greatest   {line}", style="bold")
     out.print(f"\nscores {found.folder / 'scores.json'} · each run has a report.html in its folder")
 
 
@@ -78,7 +80,8 @@ def side_by_side(out: Console, alone: Scores, both: Scores, paired: Comparison) 
 def _overall(out: Console, overall: Mapping[str, Score]) -> None:
     table = _table("score", "value", "95 % interval", "n")
     for key, score in overall.items():
-        table.add_row(key, f"{score.value:.4f}", f"{score.low:.4f} to {score.high:.4f}", f"{score.n:,}")
+        interval = f"{score.low:.4f} to {score.high:.4f}" if score.bounded else "none"
+        table.add_row(key, f"{score.value:.4f}", interval, f"{score.n:,}")
     out.print(table)
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ... import runs
+    from ...duplicates import Pair
     from ...recipe import Recipe
     from ...vocabulary import Dataset, Task
 
@@ -167,13 +168,14 @@ def _begun(out: Console, asked: Asked, source: str) -> bool:
         "target": asked.target,
         "task": asked.task,
     }
-    origin = runs.Origin(str(Path(source).resolve() if Path(source).exists() else source), **columns)
+    # Not resolved: data is called as the path that was given, be it a link.
+    origin = runs.Origin(str(Path(source).absolute() if Path(source).exists() else source), **columns)
     data = sources.read(source, **columns)
-    chosen = _chosen(asked, data.task)
-    if asked.sheet or asked.chart:
-        return _previewed(out, asked, data, chosen)
+    chosen = runs.fitting(data, _chosen(asked, data.task), first)
     looking = runs.alike(runs.series.divisible(data, asked.folds), near=asked.alike and not asked.split)
     pairs = progress.counted(out, looking, "looking for pictures that are alike", len(data))
+    if asked.sheet or asked.chart:
+        return _previewed(out, asked, data, chosen, pairs)
     common: dict[str, Any] = {"origin": origin, "out": asked.out, "leaks": asked.leaks, "pairs": pairs}
     if asked.folds or asked.seeds:
         folder = runs.series.begin(data, chosen, folds=asked.folds, seeds=asked.seeds, **common)
@@ -184,6 +186,8 @@ def _begun(out: Console, asked: Asked, source: str) -> bool:
 
 def _refuse_together(asked: Asked) -> None:
     series, preview = asked.folds or asked.seeds, asked.sheet or asked.chart
+    if asked.folds and asked.seeds:
+        raise CallError("a series of runs", expected="--folds, or --seeds", received="both")
     if asked.start and (series or preview):
         raise CallError("--from", expected="a single run", received="--folds, --seeds or a preview")
     if series and (asked.split or asked.track):
@@ -228,13 +232,11 @@ def _measured(out: Console, asked: Asked, folder: Path, data: Dataset | None) ->
     from . import render
 
     data = runs.unchanged(folder, data)
-    for member in runs.series.members(folder, data):
-        if begun := runs.series.opened(folder, member):
-            at, divided, chosen = begun
-            out.print(f"\n{member.text}", style="bold")
-            render.introduce(out, divided, chosen, at)
-            render.run(out, at, divided, chosen, _how(asked), again=folder)
-            runs.report(at, divided, pictures=asked.pictures)
+    for member, at, divided, chosen in runs.series.left(folder, data):
+        out.print(f"\n{member.text}", style="bold")
+        render.introduce(out, divided, chosen, at)
+        render.run(out, at, divided, chosen, _how(asked), again=folder)
+        runs.report(at, divided, pictures=asked.pictures)
     found = runs.series.finish(folder, data)
     if asked.as_json:
         each = {name: metrics.to_dict(scores) for name, scores in found.scores.items()}
@@ -245,15 +247,15 @@ def _measured(out: Console, asked: Asked, folder: Path, data: Dataset | None) ->
     return False
 
 
-def _previewed(out: Console, asked: Asked, data: Dataset, chosen: Recipe) -> bool:
+def _previewed(out: Console, asked: Asked, data: Dataset, chosen: Recipe, pairs: list[Pair]) -> bool:
     from ... import runs
     from . import progress
 
-    split = asked.split or ""
+    division: dict[str, Any] = {"split": asked.split or "", "pairs": pairs}
     if asked.sheet:
-        _show(asked.sheet, runs.augmented(data, chosen, split=split), asked.as_json)
+        _show(asked.sheet, runs.augmented(data, chosen, **division), asked.as_json)
     if asked.chart:
-        trials = progress.watched(out, runs.find_rate(data, chosen, split=split, how=_how(asked)))
+        trials = progress.watched(out, runs.find_rate(data, chosen, **division, how=_how(asked)))
         _told(asked.chart, trials, asked.as_json)
     return False
 
