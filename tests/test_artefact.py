@@ -251,6 +251,17 @@ def test_the_card_tells_the_scores_the_classes_and_the_licence(tmp_path) -> None
 # ── whole or not at all ──
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no umask")
+@pytest.mark.parametrize("mask", [0o077, 0o022])
+def test_who_may_read_a_model_is_up_to_the_umask(mask: int, tmp_path: Path) -> None:
+    before = os.umask(mask)
+    try:
+        artefact.save(made(), tmp_path / "model")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "model").stat().st_mode & 0o777 == 0o777 & ~mask
+
+
 def test_a_model_replaces_a_model_and_nothing_else(saved, tmp_path) -> None:
     other = made(seed=1)
     artefact.save(other, saved)

@@ -293,6 +293,13 @@ def test_sides_grow_to_the_size_that_the_second_half_has(first: int, size: int, 
     assert len(sides) < 2 or sides[-1] == size
 
 
+@pytest.mark.parametrize(("first", "size", "epochs"), [(3, 64, 4), (12, 100, 8), (8, 45, 4), (50, 45, 6), (2, 5, 8)])
+def test_sides_that_are_no_multiples_of_eight_grow_too(first: int, size: int, epochs: int) -> None:
+    sides = batches.growing(first, size, epochs)
+    assert sides[-1] == size
+    assert all(min(8, size) <= side <= size and (side % 8 == 0 or side == size) for side in sides)
+
+
 def test_smaller_pictures_are_the_large_ones_made_smaller() -> None:
     """Each pixel the mean of those that it covers, of the picture after its augmentation."""
     whole = made(augment=EVERYTHING)

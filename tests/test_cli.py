@@ -20,6 +20,7 @@ import pytest
 
 from opsin import runs, training
 from opsin.app import cli
+from opsin.app.cli import progress
 from tiny import write_pngs
 
 OPSIN = [sys.executable, "-c", "from opsin.app.cli import main; main()"]
@@ -554,6 +555,20 @@ def test_ctrl_c_ends_with_130_and_the_way_to_go_on(fresh, capsys) -> None:
 
 
 # ── the process ──
+
+
+@pytest.mark.parametrize("call", [["list", "ops", "jpeg"], ["list", "ops", "jpge→"]])
+def test_letters_that_the_output_does_not_have_are_no_error(call: list[str]) -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"}
+    done = subprocess.run([*OPSIN, *call], capture_output=True, encoding="cp1252", check=False, env=environment)
+    assert done.returncode == 0
+    assert "?" in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_names_between_colons_are_no_pictures(capsys) -> None:
+    progress.console().print("a class named :dog:")
+    assert capsys.readouterr().out == "a class named :dog:\n"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes end otherwise there")

@@ -50,6 +50,17 @@ def reference(module: nn.Module, images: np.ndarray) -> np.ndarray:
         return module(torch.from_numpy(images)).numpy()
 
 
+def test_convolutions_on_a_gpu_are_not_rounded_in_fp32() -> None:
+    convolutions = torch.backends.cudnn.conv
+    before = convolutions.fp32_precision
+    with engines._exact():
+        assert convolutions.fp32_precision == "ieee"
+    assert convolutions.fp32_precision == before
+    with pytest.raises(KeyError), engines._exact():
+        raise KeyError
+    assert convolutions.fp32_precision == before
+
+
 @pytest.mark.parametrize("module", [Logits, Features])
 @pytest.mark.parametrize(
     ("engine", "precision", "close"),

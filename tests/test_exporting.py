@@ -294,11 +294,12 @@ def test_an_unknown_form_and_another_ending_are_refused(tmp_path: Path) -> None:
         exporting.export(made(), tmp_path / "model.onnx", data(8), to="openvino")
 
 
-def test_somebodys_readme_is_not_replaced(tmp_path: Path) -> None:
-    (tmp_path / "README.md").write_text("# My project\n")
-    with pytest.raises(CallError, match=r"README\.md is there and is not ours"):
-        exporting.export(made(), tmp_path / "model.pt2", data(8), to="torch")
-    assert os.listdir(tmp_path) == ["README.md"]
+@pytest.mark.parametrize("name", ["README.md", "labels.json"])
+def test_somebodys_file_is_not_replaced(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text('{"my": "project"}\n')
+    with pytest.raises(CallError, match=f"{name} is there and is not ours"):
+        exporting.export(made(), tmp_path / "labels.pt2", data(8), to="torch")
+    assert os.listdir(tmp_path) == [name]
 
 
 def test_without_pictures_nothing_is_written(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.metrics.pairwise import cosine_similarity
 
-from opsin import cache, features, metrics, models, plans, preprocessing
+from opsin import cache, engines, features, heads, metrics, models, plans, preprocessing
 from opsin.engines import Engine
 from opsin.errors import DataError
 from opsin.models import weights
@@ -171,6 +171,22 @@ def test_the_choice_is_the_same_each_time_and_for_rows_beyond_the_limit(monkeypa
     assert some in features.STRENGTHS
 
 
+def test_a_rare_class_is_among_the_rows_that_the_strength_is_chosen_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = vectors(3000, 4, 2)
+    y[3:] = 0
+    monkeypatch.setattr(features, "MOST_ROWS", 60)
+    for seed in range(6):
+        features.best_head(x, y, 2, seed=seed)
+        heads.best_heads(x, np.stack([y, 1 - y], 1).astype(np.float32), "multi-label", seed=seed)
+
+
+def test_the_rows_are_drawn_at_random_where_no_class_is_rare() -> None:
+    order = np.random.default_rng(5).permutation(9000)
+    np.testing.assert_array_equal(features._drawn(np.arange(9000) % 7, 5), np.sort(order[: features.MOST_ROWS]))
+    np.testing.assert_array_equal(features._drawn(np.arange(3000), 5), np.arange(3000))
+    assert len(features._drawn(np.arange(9000), 5)) == features.MOST_ROWS  # every row a class
+
+
 def test_the_best_head_depends_on_how_many_pictures_there_are() -> None:
     x, y = vectors(120, 10, 3)
     head, said = features.best_head(x, y, 3)
@@ -323,6 +339,15 @@ def test_settling_compares_with_the_reference(wrong: bool, monkeypatch: pytest.M
     assert ("refused" in " ".join(choice.notes)) == wrong
 
 
+def test_an_engine_on_a_gpu_leaves_the_reference_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, placed = seeded(Net), []
+    monkeypatch.setattr(plans, "place", lambda own, plan: placed.append(own) or own)
+    monkeypatch.setattr(engines, "build", lambda *_: None)
+    for device in ("cpu", "cuda"):
+        features.engine(network, ROAD, Plan(device))
+    assert [own is network for own in placed] == [True, False]
+
+
 # Vectors that are kept -----------------------------------------------------------------------------------------------
 
 
@@ -350,6 +375,14 @@ def test_the_key_tells_everything_apart_that_vectors_depend_on() -> None:
         features.key(loose, pixels, ROAD, Plan()),
     ]
     assert len(set(keys)) == len(keys)
+
+
+def test_another_version_of_an_engine_makes_its_own_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels, keys = job(recipe(), n=12).batches.pixels, []
+    for version in ("2026.1", "2026.2"):
+        monkeypatch.setattr(engines.metadata, "version", lambda _, version=version: version)
+        keys.append([features.key(seeded(Net), pixels, ROAD, Plan(engine=name)) for name in ("torch", "openvino")])
+    assert [one == other for one, other in zip(*keys)] == [True, False]
 
 
 def test_vectors_come_back_as_they_were_kept(cache_folder: Path) -> None:
@@ -400,6 +433,16 @@ def test_what_was_used_longest_ago_makes_room(cache_folder: Path, monkeypatch: p
     assert {file.stem for file in (cache_folder / "features").iterdir()} == {"a", "c", "d"}
     assert features.keep("e", np.zeros((400, 4), np.float32)) == ""  # too large to be kept at all
     assert features.recall("e") is None
+
+
+def test_what_a_killed_run_left_half_written_goes_after_a_day(cache_folder: Path) -> None:
+    (cache_folder / "features").mkdir(parents=True)
+    old, new = (cache_folder / "features" / f"{name}.7.part" for name in ("old", "new"))
+    for part in (old, new):
+        part.write_bytes(b"half")
+    os.utime(old, (time.time() - 90_000,) * 2)
+    features.keep("a", np.zeros((2, 2), np.float32))
+    assert {file.name for file in (cache_folder / "features").iterdir()} == {"new.7.part", "a.npy"}
 
 
 # All together --------------------------------------------------------------------------------------------------------

@@ -267,7 +267,9 @@ def test_a_stem_that_is_not_there() -> None:
 def test_too_small_a_size(name: str, size: int) -> None:
     with (
         torch.device("meta"),
-        pytest.raises(CallError, match=rf"larger side.*received {size}\. Choose a larger --set size="),
+        pytest.raises(
+            CallError, match=rf"work on {size}×{size} pixels .*another side.*received {size}\. Set another size="
+        ),
     ):
         models.build(models.spec_for(name, 2, size))
 

@@ -150,12 +150,17 @@ def test_a_choice_that_is_not_offered_does_not_count(tmp_path: Path) -> None:
     assert remembered(file, "work", CPU[:2]) is None
 
 
-@pytest.mark.parametrize("what", ["torch", "machine"])
+@pytest.mark.parametrize("what", ["torch", "machine", "engine"])
 def test_another_torch_or_machine_measures_again(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "plans.json"
+    monkeypatch.setattr(engines, "installed", lambda: ["torch", "openvino"])
+    monkeypatch.setattr(engines.metadata, "version", lambda part: "2026.1")
     remember(file, "work", CPU[2])
+    assert remembered(file, "work", CPU) == CPU[2]
     if what == "torch":
         monkeypatch.setattr(torch, "__version__", "99.0")
+    elif what == "engine":
+        monkeypatch.setattr(engines.metadata, "version", lambda part: "2026.2")
     else:
         monkeypatch.setattr(platform, "machine", lambda: "abacus")
     assert remembered(file, "work", CPU) is None
@@ -337,6 +342,12 @@ def test_the_reference_takes_the_work_when_all_others_are_wrong(clock: Clock) ->
     assert forced.notes[1] == "cpu fp32 channels last takes the work, for want of another"
 
 
+def test_agreement_on_all_pictures_can_be_asked_for(clock: Clock) -> None:
+    choice = settle(ALL, Bench(clock, SECONDS, {FAST: 1}), SAMPLE, pictures=1000, least=1.0)
+    assert choice.plan == OPENVINO
+    assert "for 99.5 % of 200 pictures, and 100.0 % are asked for" in choice.notes[0]
+
+
 def test_answers_that_are_no_numbers_are_refused() -> None:
     expected = np.eye(3)
     assert plans.same_answers(expected, expected * 2) == 1
@@ -359,6 +370,16 @@ def test_short_work_is_the_references_and_nothing_is_built_for_it(clock: Clock) 
     choice = settle(ALL, bench, SAMPLE, pictures=9)
     assert (choice.plan, choice.notes, bench.built) == (PLAIN, (), [PLAIN])
     assert settle([FAST], bench, SAMPLE, pictures=9).plan == FAST  # forced
+
+
+def test_a_gpu_is_held_to_the_reference_on_the_cpu(clock: Clock) -> None:
+    gpu = Plan("cuda", "fp32", True, 2)
+    seconds = {gpu: 0.1, PLAIN: 1.0}
+    for pictures in (9, 1000):
+        assert settle([gpu], Bench(clock, seconds), SAMPLE, pictures=pictures).plan == gpu
+        wrong = settle([gpu], Bench(clock, seconds, {gpu: 3}), SAMPLE, pictures=pictures)
+        assert wrong.plan == PLAIN
+        assert "cuda fp32 channels last is refused" in wrong.notes[0]
 
 
 def test_a_choice_of_engine_is_remembered(clock: Clock, tmp_path: Path) -> None:

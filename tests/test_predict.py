@@ -258,6 +258,15 @@ def test_an_engine_whose_probabilities_differ_is_refused(long_work: None, monkey
     assert any("openvino fp32 is refused" in note for note in choice.notes)
 
 
+def test_not_one_picture_may_differ_where_nobody_asked_for_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(plans, "settle", lambda *_, least, **__: asked.append(least))
+    found = pictures(plans.ENOUGH)
+    for fast in (False, True):
+        classifier.settle(made(), ArrayStore(found), list(found), fast=fast)
+    assert asked == [1.0, plans.AGREE]
+
+
 def test_lower_precision_is_asked_for_and_need_only_agree_on_labels(
     long_work: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -89,6 +89,23 @@ def test_fitting_is_deterministic_and_leaves_the_images() -> None:
     assert torch.equal(images, before)
 
 
+class Single(torch.Tensor):
+    """A tensor of a device that has no float64, as Apple's GPUs."""
+
+    def double(self) -> torch.Tensor:
+        raise TypeError("no float64 here")
+
+    def cpu(self) -> torch.Tensor:
+        return self.as_subclass(torch.Tensor)
+
+
+def test_fitting_asks_the_device_for_no_float64() -> None:
+    one, other = Small(10, 32), Small(10, 32)
+    one.fit_stem(smooth(20, 32))
+    other.fit_stem(smooth(20, 32).as_subclass(Single))
+    assert torch.equal(one.stem.weight, other.stem.weight)
+
+
 @pytest.mark.parametrize("value", [0.0, 1.0])
 def test_pictures_of_one_colour_do_not_break_the_stem(value: float) -> None:
     network = Small(3, 32)

@@ -101,7 +101,7 @@ def test_a_want_that_is_missed_leaves_the_model_and_exit_code_1(trained: Path, m
 
         Image.fromarray(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8)).save(file)
     plain = ["--set", "size=8", "--set", "epochs=1", "--device", "cpu", "--precision", "fp32", "--threads", "1"]
-    call = ["train", "noise", "--recipe", "textbook", *plain, "--want", "a precision>=0.91", "--out", "runs/noise"]
+    call = ["train", "noise", "--recipe", "textbook", *plain, "--want", "a precision>=0.84", "--out", "runs/noise"]
     assert cli.run(call) == 1
     assert "no threshold is set" in capsys.readouterr().out
     assert artefact.load("runs/noise/model").thresholds == {}

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import types
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import opsin
 from opsin import tracking
-from opsin.errors import CallError, MissingExtra
+from opsin.errors import CallError, MachineError, MissingExtra
 from opsin.vocabulary import Event
 from tiny import HOW, digits, recipe
 
@@ -47,6 +49,57 @@ def test_nobody_is_told_unless_asked_for(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "mlflow", types.ModuleType("mlflow"))
     with pytest.raises(CallError, match=r"an address.*--track mlflow:sqlite"), tracking.tracker("mlflow", tmp_path):
         pass
+
+
+class Failing:
+    """A tool that can be told `most` events; what it was told, and how it ended."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.heard, self.ended = most, 0, ""
+
+    @contextlib.contextmanager
+    def __call__(self, folder: Path, where: str) -> Iterator[tracking.Tell]:
+        if self.most < 0:
+            raise ConnectionError("nobody answers\nat all")
+        try:
+            yield self.tell
+        except ZeroDivisionError:
+            self.ended = "failed"
+            raise
+        finally:
+            self.ended = self.ended or "well"
+
+    def tell(self, event: Event) -> None:
+        if self.heard == self.most:
+            raise ConnectionError("the server is gone")
+        self.heard += 1
+
+
+def test_a_tool_that_cannot_be_reached_is_an_error_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking, "check", lambda text: None)
+    monkeypatch.setitem(tracking.TRACKERS, "mlflow", Failing(-1))
+    with pytest.raises(MachineError, match=r"nobody answers\. Look at"), tracking.tracker("mlflow:http://x", tmp_path):
+        pass
+
+
+def test_a_tool_that_fails_later_is_told_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking, "check", lambda text: None)
+    for most, said in ((2, ["mlflow is told no more of the run: the server is gone"]), (9, [])):
+        tool, heard = Failing(most), []
+        monkeypatch.setitem(tracking.TRACKERS, "mlflow", tool)
+        with tracking.tracker("mlflow:http://x", tmp_path, say=heard.append) as tell:
+            for step in range(5):
+                tell(Event("step", 0, step, {"loss": 1.0}))
+        assert (tool.heard, heard, tool.ended) == (min(most, 5), said, "well")
+
+
+def test_a_run_that_fails_ends_so_for_the_tool_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking, "check", lambda text: None)
+    tool = Failing(9)
+    monkeypatch.setitem(tracking.TRACKERS, "mlflow", tool)
+    with pytest.raises(ZeroDivisionError), tracking.tracker("mlflow:http://x", tmp_path):
+        raise ZeroDivisionError
+    assert tool.ended == "failed"
 
 
 def told(name: str, folder: Path) -> list[Event]:

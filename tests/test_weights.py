@@ -147,18 +147,13 @@ def test_noncommercial_terms(licence: str, offline: Path) -> None:
         weights.load(spec)
 
 
-def test_noncommercial_terms_accepted(offline: Path) -> None:
-    with pytest.raises(MachineError, match="could not be had"):  # past the terms, on to the hub
-        weights.load(models.spec_for("convnextv2_atto", 2, 64, pretrained=True), allow_noncommercial=True)
-
-
 @pytest.mark.parametrize("licence", ["apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0", "unknown"])
 def test_other_terms_pass(licence: str, offline: Path) -> None:
     config = bridge.library().models.get_pretrained_cfg
     licences = {"unknown": ("unknown", None)}.get(licence, (licence,))
     name = next(name for name in bridge.names() if config(name).license in licences and config(name).has_weights)
     assert weights.pretrained_info(name).license == licence
-    weights._check_terms(weights.pretrained_info(name), allow_noncommercial=False)
+    weights._check_terms(weights.pretrained_info(name))
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +50,11 @@ def save(clf: Classifier, folder: Path) -> None:
     files[DESCRIPTION] = _signed({**_describe(clf), "files": digests})
     with errors.writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        beside = folder.parent / f".{folder.name}-{secrets.token_hex(4)}"
+        beside.mkdir()  # who may read it is up to the user's umask, which a temporary folder does not ask
         try:
             for name, data in files.items():
                 _write(beside / name, data)
-            beside.chmod(0o755)
             _swap(beside, folder)
         finally:
             shutil.rmtree(beside, ignore_errors=True)

@@ -142,7 +142,7 @@ class Batches:
 
 
 def growing(first: int, size: int, epochs: int) -> tuple[int, ...]:
-    """The sides of the first half of the epochs: from `first` to `size` in equal steps, rounded to 8 pixels.
+    """The sides of the first half of the epochs: from `first` to `size` in equal steps, those between multiples of 8.
 
     The second half has `size`, so that the network ends on what it will see (Howard 2018; Tan & Le 2021, arXiv
     2104.00298).
@@ -151,4 +151,5 @@ def growing(first: int, size: int, epochs: int) -> tuple[int, ...]:
     (16, 24, 24, 32)
     """
     half = epochs // 2
-    return tuple(8 * round((first + (size - first) * epoch / max(1, half - 1)) / 8) for epoch in range(half))
+    steps = [first + (size - first) * epoch / max(1, half - 1) for epoch in range(half)]
+    return tuple(size if step == size else min(size, max(8, 8 * round(step / 8))) for step in steps)

@@ -225,12 +225,12 @@ def refuse_hopeless(wanted: Sequence[Want], counts: Mapping[str, int]) -> None:
         DataError: it says how many are needed.
     """
     for one in wanted:
-        there = counts[one.cls] if one.rate == "recall" else sum(counts.values())
+        there = counts[one.cls] if one.cls else sum(counts.values())
         if there < needed(one):
             best = metrics.wilson(there, there)
             raise errors.DataError(
                 f"{one} cannot be promised by so few validation pictures",
-                expected=f"{needed(one):,} or more" + (f" of {one.cls!r}" if one.rate == "recall" else ""),
+                expected=f"{needed(one):,} or more" + (f" of {one.cls!r}" if one.cls else ""),
                 received=f"{there:,}; all of them right would be {best}",
                 do=f"Want at most {math.floor(1000 * there / (there + 1)) / 1000:g}, or give more pictures",
             )
@@ -250,7 +250,10 @@ def with_thresholds(
     so many of n + 1 when n are there. On new pictures like these the mean recall is then no less than was wanted,
     whatever the network (split conformal prediction: Vovk; Angelopoulos & Bates, arXiv 2107.07511, with one
     class's records); and a promise that so few pictures cannot carry is refused. A precision's and an accuracy's is
-    the lowest that gives them: it is chosen among many, so they can be a little less on new pictures.
+    the lowest that gives them: it is chosen among many, so they can be a little less on new pictures. A threshold is
+    set half way to the next lower probability.
+    Pictures of one group, such as a patient, are alike, so in truth there are fewer than they seem: with groups the
+    mean recall can be less. Only the price counts by group.
     That holds strictly for pictures that chose nothing else; where they set the temperature or chose the epoch too, as
     validation does, only nearly: the price on the test is what to believe.
 
@@ -308,7 +311,7 @@ def threshold(shares: np.ndarray, targets: np.ndarray, classes: Sequence[str], w
     hits = positive.sum() - np.searchsorted(np.sort(scores[positive]), steps)
     named = len(scores) - np.searchsorted(np.sort(scores), steps)
     of = np.full_like(named, positive.sum()) if wanted.rate == "recall" else named
-    return float(steps[_chosen(wanted, hits, of, last=wanted.rate == "recall")])
+    return _below(steps, _chosen(wanted, hits, of, last=wanted.rate == "recall"))
 
 
 def _one_class(targets: np.ndarray, index: int) -> tuple[np.ndarray, np.ndarray]:
@@ -328,7 +331,17 @@ def _least_sure(clf: Classifier, shares: np.ndarray, targets: np.ndarray, wanted
     answered = kept.sum() - np.searchsorted(np.sort(sure[kept]), steps)
     right = said == targets
     hits = right.sum() - np.searchsorted(np.sort(sure[right]), steps)
-    return float(steps[_chosen(wanted, hits, answered, last=False)])
+    return _below(steps, _chosen(wanted, hits, answered, last=False))
+
+
+def _below(steps: np.ndarray, index: int) -> float:
+    """Half way from a step to the one below, or to 0: it names the same records.
+
+    At the step itself the record that carries the promise would be lost to a rounding error, such as in another batch.
+    """
+    least = float(steps[index - 1]) if index else 0.0
+    middle = (least + float(steps[index])) / 2
+    return middle if middle > least else float(steps[index])
 
 
 def _chosen(wanted: Want, hits: np.ndarray, of: np.ndarray, *, last: bool) -> int:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import allocation, codecs, engines, errors, plans, preprocessing, sources
+from . import allocation, codecs, engines, errors, models, plans, preprocessing, sources
 from .answers import (
     BATCH,
     answers,
@@ -131,10 +131,10 @@ def settle(
     """How to answer for many pictures here: `plans.settle` on the first of them.
 
     Fewer than `plans.ENOUGH` are the reference's. For more, engines in fp32 whose labels are the reference's and whose
-    probabilities are within CLOSE, for `plans.AGREE` of the pictures: nobody has to know which one answered.
+    probabilities are within CLOSE, for all pictures that are asked: nobody has to know which one answered.
 
     Args:
-        fast: take lower precision as well, where only the labels have to be the reference's.
+        fast: take lower precision as well, where only the labels have to be the reference's, for `plans.AGREE` of them.
         memory: the file that choices are kept in.
         decode: as for `predict_store`.
     """
@@ -154,6 +154,7 @@ def settle(
         if fast and clf.task == "single-label"
         else lambda expected, found: _agreement(clf, expected, found),
         memory=memory,
+        least=plans.AGREE if fast else 1.0,
         work=f"answers {digest(clf)[:16]}, engines {', '.join(engines.installed())}",
     )
 
@@ -181,9 +182,8 @@ def digest(clf: Classifier) -> str:
     decided = (clf.temperature, dict(clf.thresholds), clf.unsure_below, *clf.scale)
     facts = (str(clf.network), clf.preprocessing, clf.classes, clf.task, *decided)
     found = hashlib.sha256(repr(facts).encode("utf-8", "surrogateescape"))
-    for name, tensor in clf.network.state_dict().items():
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        found.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    for piece in models.content(clf.network):
+        found.update(piece)
     return found.hexdigest()
 
 

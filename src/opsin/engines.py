@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from importlib import metadata
 from importlib.util import find_spec
 from typing import Any
 
@@ -22,7 +24,7 @@ from torch import Tensor, nn
 
 from . import models, preprocessing
 from .errors import MachineError, first_line, unknown
-from .extras import optional
+from .extras import core, optional
 from .models import folding
 from .preprocessing import Preprocessing
 
@@ -60,7 +62,7 @@ class How:
 
 
 def build(module: Logits, engine: str, how: How) -> Engine:
-    """The engine that runs `module`, as it is now: later changes of its weights do not reach it.
+    """The engine that runs `module`, whose weights should not change after that: only torch may see that they do.
 
     Args:
         module: Logits or Features; its road says the pictures' side.
@@ -87,6 +89,15 @@ def build(module: Logits, engine: str, how: How) -> Engine:
 def installed() -> list[str]:
     """The names of the engines that are here, torch first; nothing is imported for it."""
     return [name for name, (_, parts) in ENGINES.items() if all(find_spec(part) for part in parts)]
+
+
+def version(engine: str) -> str:
+    """The engine's name and the versions of the packages that it needs, which decide what it answers, and how fast."""
+    found = [engine]
+    for part in ENGINES[engine][1]:
+        with suppress(metadata.PackageNotFoundError):  # there is an onnxruntime by other names too
+            found.append(metadata.version(part))
+    return " ".join(found)
 
 
 def to_onnx(module: nn.Module, example: Tensor, *, outputs: Sequence[str] = ("logits",)) -> bytes:
@@ -142,11 +153,23 @@ def _torch(module: Logits, how: How) -> Engine:
 
     def run(images: np.ndarray) -> np.ndarray:
         inputs = torch.from_numpy(images).to(how.device)
-        with torch.no_grad(), torch.autocast(kind, dtype=torch.bfloat16, enabled=how.precision == "bf16"):
+        half = torch.autocast(kind, dtype=torch.bfloat16, enabled=how.precision == "bf16")
+        with torch.no_grad(), half, _exact() if kind == "cuda" else nullcontext():
             return module(inputs).float().cpu().numpy()  # type: ignore[no-any-return]
 
     # More at a time would fall out of a processor's caches.
     return run if kind != "cpu" else lambda images: np.concatenate([run(chunk) for chunk in _chunks(images)])
+
+
+@contextmanager
+def _exact() -> Iterator[None]:
+    """fp32 is fp32 on NVIDIA's GPUs too, where torch rounds what goes into a convolution to ten bits by default."""
+    convolutions = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    before, convolutions.fp32_precision = convolutions.fp32_precision, "ieee"
+    try:
+        yield
+    finally:
+        convolutions.fp32_precision = before
 
 
 def _onnxruntime(module: Logits, how: How) -> Engine:
@@ -185,12 +208,6 @@ def _openvino(module: Logits, how: How) -> Engine:
         return np.concatenate([_padded(compiled(size), chunk, size) for chunk in _chunks(images)])
 
     return run
-
-
-@functools.cache
-def core() -> Any:
-    """OpenVINO's one Core: of two, the first to go leaves signals with a stack that is freed, and Ctrl-C crashes."""
-    return optional("openvino").Core()
 
 
 def _chunks(images: np.ndarray) -> list[np.ndarray]:

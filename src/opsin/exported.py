@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from . import answers, codecs, errors, preprocessing, resizing
-from .extras import optional
+from .extras import core, optional
 from .preprocessing import Decode, Preprocessing
 from .resizing import Resize
 from .vocabulary import Scale, Task
@@ -178,12 +178,10 @@ def open_onnx(file: Path) -> Opened:
 
 def open_openvino(file: Path) -> Opened:
     """Raises ModelError where it is not of opsin, MissingExtra, and what OpenVINO raises."""
-    openvino = optional("openvino")
-    core = openvino.Core()
-    core.set_property({"ENABLE_MMAP": False})  # a mapped file cannot be moved on Windows
-    model = core.read_model(file)
+    core().set_property({"ENABLE_MMAP": False})  # a mapped file cannot be moved on Windows
+    model = core().read_model(file)
     told = _told(file, model.get_rt_info([KEY]).astype(str) if model.has_rt_info([KEY]) else "")
-    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
     def run(images: np.ndarray) -> list[np.ndarray]:
         return [np.array(each) for each in compiled(images).values()]  # copies: the next call writes over them

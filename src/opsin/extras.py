@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import sys
 from typing import Any
@@ -26,3 +27,9 @@ def optional(name: str) -> Any:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         raise MissingExtra(name, EXTRA) from error
+
+
+@functools.cache
+def core() -> Any:
+    """OpenVINO's one Core: of two, the first to go leaves signals with a stack that is freed, and Ctrl-C crashes."""
+    return optional("openvino").Core()

@@ -8,9 +8,11 @@ A head is the weight `(K, D)` and bias `(K,)` of a linear layer, so what it make
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import inspect
 import os
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +24,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from . import engines, errors, plans, sources
+from . import engines, errors, models, plans, sources
 from .cache import Pixels, Rows
 from .engines import Engine
 from .plans import Choice, Plan
@@ -31,10 +33,12 @@ from .vocabulary import Work
 
 BATCH = 64
 CLOSE = 0.05  # relative distance up to which two vectors count as the same, where no class says what matters
+DAY = 24 * 3600.0  # seconds, after which nobody still writes a file
 KEPT_BYTES = 2**30  # of all vectors in the cache folder
 FEW = 3  # pictures a class, below which a head is the classes' means: too few for cross-validation
 STRENGTHS = tuple(10 ** (half / 2) for half in range(-6, 3))  # 0.001 … 10
 MOST_ROWS = 3_000  # that the strength is chosen on: more would not choose otherwise
+OF_EACH = 10  # of them at least of a class, or all that it has: two a fold
 
 Head = tuple[np.ndarray, np.ndarray]
 
@@ -51,7 +55,7 @@ def settle(
     pictures: int,
     memory: Path | None = None,
 ) -> Choice:
-    """How to extract here: `plans.settle` for this network's vectors. The network is left as a plan's `place` left it.
+    """How to extract here: `plans.settle` for this network's vectors. The network's weights are laid out as it likes.
 
     An engine agrees where a head fitted on the reference's vectors of one half of the sample answers alike for its
     vectors and for the reference's vectors of the other half, and the other way round: vectors matter as far as they
@@ -79,9 +83,10 @@ def settle(
 
 
 def engine(network: nn.Module, road: Preprocessing, plan: Plan) -> Engine:
-    """The engine that gives vectors, with the network placed for it."""
+    """The engine that gives vectors: of the network, placed for it, and on a GPU of a copy of it there."""
     how = engines.How(plan.precision, plan.threads, plan.device)
-    return engines.build(engines.Features(plans.place(network, plan), road), plan.engine, how)
+    own = network if plan.device == "cpu" else copy.deepcopy(network)  # which the reference goes on to use
+    return engines.build(engines.Features(plans.place(own, plan), road), plan.engine, how)
 
 
 def agreement(expected: np.ndarray, found: np.ndarray, targets: np.ndarray) -> float:
@@ -150,7 +155,7 @@ def key(network: nn.Module, pixels: Pixels, road: Preprocessing, plan: Plan) -> 
     digest = hashlib.sha256()
     for start in range(0, len(pixels), BATCH):
         digest.update(np.ascontiguousarray(pixels.array[start : start + BATCH]).data)
-    facts = (pixels.array.shape, road, plan.engine, plan.precision, plan.device, torch.__version__)
+    facts = (pixels.array.shape, road, engines.version(plan.engine), plan.precision, plan.device, torch.__version__)
     digest.update(repr((*facts, _weights_digest(network))).encode())
     return digest.hexdigest()
 
@@ -160,9 +165,8 @@ def _weights_digest(network: nn.Module) -> str:
     digest = hashlib.sha256(str(network).encode())
     with suppress(OSError, TypeError):  # a class made in an interpreter has no file
         digest.update(inspect.getsource(type(network)).encode())
-    for name, tensor in network.state_dict().items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    for piece in models.content(network):
+        digest.update(piece)
     return digest.hexdigest()
 
 
@@ -201,7 +205,11 @@ def keep(key: str, vectors: np.ndarray) -> str:
 
 
 def _make_room(folder: Path, room: int) -> None:
-    """Delete what was used longest ago until the rest fits into `room` bytes."""
+    """Delete what a killed run left half written, and what was used longest ago, until the rest fits `room` bytes."""
+    for part in folder.glob("*.part"):
+        with suppress(OSError):
+            if part.stat().st_mtime < time.time() - DAY:
+                part.unlink()
     files = sorted(folder.glob("*.npy"), key=lambda file: file.stat().st_mtime, reverse=True)
     for file in files:
         room -= file.stat().st_size
@@ -269,7 +277,8 @@ def choose_strength(
 ) -> tuple[float, dict[float, float]]:
     """The strength of STRENGTHS whose heads give unseen pictures the least cross-entropy, by k-fold cross-validation.
 
-    From the strongest regularisation on, until it has grown twice in a row. On MOST_ROWS rows at most.
+    From the strongest regularisation on, until it has grown twice in a row. On MOST_ROWS rows at most, drawn at random
+    but for OF_EACH of every class, so that a rare one is there.
 
     Args:
         vectors, targets: of training pictures only.
@@ -281,7 +290,7 @@ def choose_strength(
     Raises:
         DataError: when `targets` holds one class only.
     """
-    rows = np.sort(np.random.default_rng(seed).permutation(len(targets))[:MOST_ROWS])
+    rows = _drawn(targets, seed)
     present, labels = _labelled(targets[rows])
     fold = deal(labels, [groups[row] for row in rows] if groups is not None else None, folds=folds, seed=seed)
     found: dict[float, float] = {}
@@ -294,6 +303,14 @@ def choose_strength(
             if len(last) == 3 and last[0] < last[1] < last[2]:
                 break
     return min(found, key=found.__getitem__), found
+
+
+def _drawn(targets: np.ndarray, seed: int) -> np.ndarray:
+    """The rows, ascending, that `choose_strength` looks at."""
+    order = np.random.default_rng(seed).permutation(len(targets))
+    own = [order[targets[order] == target][:OF_EACH] for target in np.unique(targets)]
+    first = dict.fromkeys(np.concatenate([*own, order[:MOST_ROWS]]).tolist())
+    return np.sort(list(first)[:MOST_ROWS])
 
 
 def _unseen_loss(

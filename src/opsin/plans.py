@@ -30,7 +30,7 @@ from .errors import CallError, MachineError, MissingExtra, unknown
 Net = TypeVar("Net", bound=nn.Module)
 Precision = Literal["fp32", "bf16"]
 
-AGREE = 0.995  # the least share of pictures on which an engine must answer as the reference does
+AGREE = 0.995  # the least share of pictures on which an engine must answer as the reference does, if not on all
 ENOUGH = 200  # pictures that are asked for it: fewer cannot tell 99.5 % from 99 %
 TIMED = engines.CHUNK  # pictures a timed call: of fewer, OpenVINO answers as many
 SHORT = 20.0  # seconds of work that is not worth measuring for: an engine takes 4 to 12 seconds to build and compare
@@ -176,12 +176,14 @@ def settle(
     agreement: Callable[[np.ndarray, np.ndarray], float] | None = None,
     memory: Path | None = None,
     work: str = "",
+    least: float = AGREE,
 ) -> Choice:
-    """The fastest plan whose engine answers as the reference does, which is torch in fp32, and its engine.
+    """The fastest plan whose engine answers as the reference does, which is torch in fp32 on the CPU, and its engine.
 
-    Work that the reference does in SHORT seconds is the reference's. For longer work engines are built, timed and
-    compared with the reference on ENOUGH pictures, in the order of `offered`, for as long as what another could save
-    repays its building; those left race. Refusals are in the notes. The reference takes the work when nobody else can.
+    Work that the reference, if it is offered, does in SHORT seconds is its own. For longer work engines are built,
+    timed and compared with the reference on ENOUGH pictures, in the order of `offered`, for as long as what another
+    could save repays its building; those left race. Refusals are in the notes. The reference takes the work when nobody
+    else can.
 
     Args:
         offered: what `inference_candidates` gave.
@@ -191,13 +193,15 @@ def settle(
         agreement: the share of pictures, 0…1, on which two results of engines for `sample` say the same: first the
             reference's, then the other's. By default the share of rows with the same largest value.
         memory, work: where choices are kept, and for what; `work` names the weights, on which agreement depends.
+        least: the agreement that is asked for.
     """
-    plain = dataclasses.replace(offered[0], precision="fp32", channels_last=True, engine="torch")
+    plain = dataclasses.replace(offered[0], device="cpu", precision="fp32", channels_last=True, engine="torch")
     reference, few = build(plain), sample[:TIMED]
     seconds = math.inf
-    for _ in range(4):  # the best of a few: what is made on the first call does not count, nor what disturbs one
+    # The best of a few: what is made on the first call does not count, nor what disturbs one.
+    for _ in range(4 if plain in offered else 0):
         seconds = min(seconds, _seconds(_call(reference, few)))
-        if plain in offered and seconds * pictures / len(few) < SHORT:
+        if seconds * pictures / len(few) < SHORT:
             return Choice(plain, reference)
     if memory and (known := remembered(memory, work, list(offered))):
         return Choice(known, build(known))
@@ -207,11 +211,10 @@ def settle(
 
     def refusal(plan: Plan, engine: Engine) -> str:
         share = 1.0 if plan == plain else agree(expected, engine(sample[:ENOUGH]))
-        return "" if share >= AGREE else _refusal(plan, share, len(expected))
+        return "" if share >= least else _refusal(plan, share, len(expected), least)
 
-    slowest = seconds if plain in offered else math.inf
     ready, notes = _fit(
-        offered, lambda plan: reference if plan == plain else build(plan), refusal, few, pictures, slowest
+        offered, lambda plan: reference if plan == plain else build(plan), refusal, few, pictures, seconds
     )
     if not ready:
         return Choice(plain, reference, (*notes, f"{plain} takes the work, for want of another"))
@@ -277,10 +280,10 @@ def _seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def _refusal(plan: Plan, share: float, of: int) -> str:
+def _refusal(plan: Plan, share: float, of: int, least: float) -> str:
     return (
         f"{plan} is refused: it answers as the fp32 reference does for {100 * share:.1f} % of {of} pictures, "
-        f"and {100 * AGREE:.1f} % are asked for"
+        f"and {100 * least:.1f} % are asked for"
     )
 
 
@@ -335,5 +338,6 @@ def remember(file: Path, work: str, plan: Plan) -> None:
 
 
 def _key(work: str) -> str:
-    """Other hardware or another torch is another measurement."""
-    return f"{work} · torch {torch.__version__} · {platform.machine()} {platform.processor()} · {os.cpu_count()} cores"
+    """Other hardware, another torch or another version of an engine is another measurement."""
+    here = (*map(engines.version, engines.installed()), torch.__version__, platform.machine(), platform.processor())
+    return " · ".join((work, *here, f"{os.cpu_count()} cores"))

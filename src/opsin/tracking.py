@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import cache
@@ -21,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from . import recipe as recipes
-from .errors import CallError, MissingExtra, unknown
+from .errors import CallError, MachineError, MissingExtra, OpsinError, first_line, unknown
 from .vocabulary import Event
 
 Tell = Callable[[Event], None]
@@ -94,6 +96,8 @@ def tensorboard(folder: Path, where: str = "") -> Iterator[Tell]:
             for name, value in found.items():
                 writer().add_scalar(name, value, step)
 
+        if where:
+            writer()  # so that a place that cannot be written is found before the run
         yield tell
 
 
@@ -160,12 +164,43 @@ def check(text: str) -> None:
         _imported(name)
 
 
-def tracker(text: str, folder: Path) -> AbstractContextManager[Tell]:
+def tracker(text: str, folder: Path, *, say: Callable[[str], object] = warnings.warn) -> AbstractContextManager[Tell]:
     """What `--track` says, for the run in `folder`: a name of TRACKERS, then a colon and where it tells; "" is nobody.
+
+    A tool that fails while the run goes is told no more, which `say` is given a sentence of: the run goes on.
 
     Raises:
         CallError: for another name.
+        MachineError: on entering, when the tool cannot be reached or written.
     """
     check(text)
     name, _, where = text.partition(":")
-    return TRACKERS[name](folder, where) if text else nullcontext(lambda event: None)
+    return _guarded(name, TRACKERS[name](folder, where), say) if text else nullcontext(lambda event: None)
+
+
+@contextmanager
+def _guarded(name: str, made: AbstractContextManager[Tell], say: Callable[[str], object]) -> Iterator[Tell]:
+    try:
+        tell = made.__enter__()
+    except OpsinError:
+        raise
+    except Exception as error:  # of a foreign tool, which raises what it likes
+        raise MachineError(
+            f"{name} cannot be told of the run: {first_line(error)}", do="Look at what follows --track, or leave it out"
+        ) from error
+    failed = False
+
+    def attempt(call: Callable[[], object]) -> None:
+        nonlocal failed
+        try:
+            call()
+        except Exception as error:
+            if not failed:
+                say(f"{name} is told no more of the run: {first_line(error)}")
+            failed = True
+
+    try:
+        yield lambda event: None if failed else attempt(lambda: tell(event))
+    finally:
+        ended = sys.exc_info()
+        attempt(lambda: made.__exit__(*ended))

@@ -45,6 +45,7 @@ __all__ = [
 
 MOST = 500  # pictures that are compared
 FEW = 8  # batches that are looked at for where a difference begins
+PARITY = "parity"  # what only a file's JSON of ours tells
 CALLS = 20  # that a latency is the median of
 # How far a step's values may be from what the reference makes of its own input.
 TOLERANCES = {RESIZING: 0.0, "normalisation": 1e-4, "logits": 1e-3, "probabilities": 1e-4, "quantities": 1e-4}
@@ -91,7 +92,8 @@ def export(
     """Write `clf` as one file, beside it what the file tells of itself as JSON and a README.md, once parity is shown.
 
     Args:
-        file: with the ending of its form; its folder is made, and a README.md there that is not ours is not replaced.
+        file: with the ending of its form; its folder is made. Of what is there, a README.md or JSON that is not ours is
+            not replaced.
         data: pictures to compare on, such as `data.val`; nothing is asked of their classes.
         to: a name of FORMS.
         resize: put the resizing to S × S into the graph as well.
@@ -288,16 +290,16 @@ def _check_place(file: Path, to: str) -> None:
     ending = FORMS[to].endings[0]
     if file.suffix != ending:
         raise errors.CallError(f"{file}", expected=f"a name that ends in {ending}", received=file.suffix or "no ending")
-    other = file.with_name(readme.NAME)
-    if other.exists() and readme.MARK not in other.read_text(encoding="utf-8", errors="replace"):
-        raise errors.CallError(
-            f"{other} is there and is not ours", expected="a folder of its own", do="Choose another --out"
-        )
+    for other, mark in ((file.with_name(readme.NAME), readme.MARK), (file.with_suffix(".json"), PARITY)):
+        if other.exists() and mark not in other.read_text(encoding="utf-8", errors="replace"):
+            raise errors.CallError(
+                f"{other} is there and is not ours", expected="a folder of its own", do="Choose another --out"
+            )
 
 
 def _describe(clf: Classifier, file: Path, to: str, resize: bool, parity: Parity, opened: Opened) -> None:
     """What the file tells, with what was measured, as JSON for programs and as README.md for people."""
-    about = {**opened.told, "file": file.name, "parity": dataclasses.asdict(parity)}
+    about = {**opened.told, "file": file.name, PARITY: dataclasses.asdict(parity)}
     file.with_suffix(".json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     text = readme.text(clf, file.name, to, resize, str(parity))
     file.with_name(readme.NAME).write_text(text, encoding="utf-8", errors="replace")

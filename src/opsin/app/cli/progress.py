@@ -21,7 +21,8 @@ _SHOWN = {"training loss": "loss"}
 def console(stderr: bool = False) -> Console:
     """Where a command prints: colours and the true width on a terminal, plain and wide elsewhere."""
     stream = sys.stderr if stderr else sys.stdout
-    return Console(file=stream, width=None if stream.isatty() else WIDE, highlight=False, markup=False, soft_wrap=False)
+    width = None if stream.isatty() else WIDE
+    return Console(file=stream, width=width, highlight=False, markup=False, emoji=False, soft_wrap=False)
 
 
 class Watch:
@@ -82,9 +83,6 @@ def watched(out: Console, work: Generator[Event, None, T]) -> T:
 
 def counted(out: Console, work: Work[T], what: str, of: int) -> T:
     """Show how far long work is, of `of` pictures; its result."""
-    with Watch(out) as watch:
-        while True:
-            try:
-                watch.show(Event("progress", 0, 0, {"what": what, "done": next(work), "of": of}))
-            except StopIteration as end:
-                return end.value  # type: ignore[no-any-return]
+    from ...runs import scoring
+
+    return watched(out, scoring.told(work, what, of))

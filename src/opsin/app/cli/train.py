@@ -211,7 +211,7 @@ def _trained(out: Console, asked: Asked, folder: Path, data: Dataset, chosen: Re
     from . import render
 
     render.introduce(out, data, chosen, folder)
-    with tracking.tracker(asked.track, folder) as tell:
+    with tracking.tracker(asked.track, folder, say=out.print) as tell:
         run = render.run(out, folder, data, chosen, _how(asked), tell=tell)
     page = runs.report(folder, data, pictures=asked.pictures)
     if asked.as_json:
