@@ -586,3 +586,6 @@ def test_the_command(folder: Path, tmp_path: Path, capsys, monkeypatch) -> None:
     assert cli.run(["check", str(folder), "--apply", str(decided)]) == 0
     assert "1 records changed" in capsys.readouterr().out
     assert (folder / "fixed.csv").exists()
+    assert cli.run(["check", str(folder), "--apply", str(decided), "--out", str(tmp_path / "new.csv")]) == 2
+    assert "its paths are relative to it" in capsys.readouterr().err
+    assert not (tmp_path / "new.csv").exists()

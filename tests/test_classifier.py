@@ -166,8 +166,9 @@ def test_a_list_is_answered_in_its_order_whatever_it_holds(clf, tmp_path) -> Non
 def test_what_is_no_picture_and_no_classifier_are_wrong_calls(clf) -> None:
     with pytest.raises(CallError, match="received Tensor"):
         opsin.predict(clf, torch.zeros(3, 8, 8))
-    with pytest.raises(CallError, match=r"Give opsin.load\('parts-1'\)"):
-        opsin.predict("parts-1", b"")
+    for call in (lambda: opsin.predict("parts-1", b""), lambda: opsin.evaluate("parts-1", digits())):
+        with pytest.raises(CallError, match=r"Give opsin.load\('parts-1'\)"):
+            call()
 
 
 def test_one_file_is_one_prediction_though_it_be_no_picture(clf, tmp_path) -> None:

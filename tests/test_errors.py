@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import inspect
 import re
+from pathlib import Path
 
 import pytest
 
@@ -99,3 +100,20 @@ def test_writing_leaves_what_is_not_the_operating_systems() -> None:
         raise CallError("wrong")
     with pytest.raises(KeyError), writing("x"):
         raise KeyError("a bug")
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+
+    def write(text: str, error: BaseException | None = None) -> None:
+        with errors.replacing(file) as part:
+            part.write_text(text)
+            if error:
+                raise error
+
+    write("one")
+    with pytest.raises(KeyboardInterrupt):
+        write("half", KeyboardInterrupt())
+    with pytest.raises(MachineError, match=r"could not write .*a\.txt"):
+        write("half", OSError(errno.ENOSPC, "No space left"))
+    assert ([*tmp_path.iterdir()], file.read_text()) == ([file], "one")

@@ -211,6 +211,11 @@ def test_files_that_are_not_opsins_are_refused(place: Path, wrote: Wrote, capsys
         assert (code, f"received {received}" in text) == (2, True)
     code, text = refused(capsys, "predict", "nowhere", "in")
     assert (code, "unknown run 'nowhere'" in text) == (2, True)
+    code, text = refused(capsys, "predict", "imagnet", "in")
+    assert (code, "Did you mean 'imagenet'" in text) == (2, True)
+    (place / "empty").mkdir()
+    code, text = refused(capsys, "predict", "imagenet", "empty")
+    assert (code, "there is no picture: received empty" in text) == (3, True)
 
 
 @pytest.mark.parametrize(

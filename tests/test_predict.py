@@ -110,6 +110,11 @@ def test_what_was_interrupted_is_gone_on_with_and_is_the_same(ending: str, torn:
     assert len(rows(file)) == 20
 
 
+def test_a_file_in_a_folder_that_is_not_there_yet_gets_it(tmp_path: Path) -> None:
+    write(tmp_path / "new" / "folder" / "out.csv", told(2))
+    assert len(rows(tmp_path / "new" / "folder" / "out.csv")) == 2
+
+
 def test_the_forms_tell_the_same(tmp_path: Path) -> None:
     found = told(12)
     for ending in (".csv", ".jsonl", ".parquet"):

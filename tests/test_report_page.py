@@ -109,7 +109,7 @@ def test_a_run_is_reported_whole(run: Path, data: Dataset) -> None:
         "brightness", "training: 1 min 15 s", "training: torch on cpu in fp32, 2 threads",
         "opsin predict digits-1", "Fingerprint of the data: f00",
         "makes the scores wrong: 5 pictures are in train and test. The score is too good. Divide anew.",
-        "--recipe digits-1/recipe.toml", "Loss (smaller is better)",
+        "/digits-1/recipe.toml", "Loss (smaller is better)",
     ):  # fmt: skip
         assert said in text, said
     assert json.loads((run / "report.json").read_text()) == found

@@ -190,7 +190,9 @@ def test_everything_unused_is_reported_with_its_reason(tmp_path) -> None:
              "cat/notes.txt", "cat/empty.jpg", ".git/x/y.jpg", "__MACOSX/cat/._1.jpg", "cat/desktop.ini"]  # fmt: skip
     root = folder(tmp_path / "set", names)
     (root / "cat/empty.jpg").write_bytes(b"")
+    (root / "cat/photo.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
     expected = {
+        "cat/photo.heic": "unsupported-format",
         "LICENSE": "not-a-picture", "loose.jpg": "no-class", "cat/.hidden.jpg": "hidden", "cat/Thumbs.db": "hidden",
         "cat/notes.txt": "not-a-picture", "cat/empty.jpg": "empty", ".git": "hidden", "__MACOSX": "hidden",
         "cat/desktop.ini": "hidden"}  # fmt: skip

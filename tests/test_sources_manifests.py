@@ -141,6 +141,18 @@ def test_a_column_that_is_asked_for_as_the_class_is_no_split(tmp_path) -> None:
     assert (data.classes, {r.split for r in data.records}) == (("holdout", "train"), {None})
 
 
+def test_classes_whose_rows_are_all_refused_are_a_warning(tmp_path) -> None:
+    data = sources.read(table(tmp_path, lines("path,label", "pics/none.jpg,owl", "pics/nowhere.jpg,yak")))
+    assert any("warning: all rows of 'owl', 'yak' are refused" in note for note in data.notes), data.notes
+
+
+def test_a_table_of_paths_that_lead_to_nothing_says_where_they_were_looked_for(tmp_path) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "t.csv").write_text("path,label\na.jpg,cat\nb.jpg,dog\n")
+    with pytest.raises(DataError, match=r"no row gives a picture: expected paths below .*set, .* received 2 missing"):
+        sources.read(tmp_path / "set" / "t.csv")
+
+
 def test_a_class_that_training_lacks_is_named(tmp_path) -> None:
     rows = [(n, "fox,test" if i == 7 else f"{c},train") for i, (n, c) in enumerate(ROWS)]
     with pytest.raises(DataError, match="test has a class that training has never seen"):

@@ -8,6 +8,7 @@ Importing this file imports no torch.
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -51,6 +52,13 @@ class Answering(Protocol):
 
     def run(self, images: np.ndarray) -> np.ndarray:
         """Prepared pictures, uint8 `(B, 3, S, S)` → logits, float32 `(B, K)`."""
+
+
+def refuse_names(clf: object) -> None:
+    """Raises CallError for the name or path of a model in the place of the model."""
+    if isinstance(clf, str | os.PathLike):
+        do = f"Give opsin.load({str(clf)!r})"
+        raise errors.CallError("a classifier", expected="a Classifier", received=repr(clf), do=do)
 
 
 def probabilities(clf: Answering, found: np.ndarray) -> np.ndarray:

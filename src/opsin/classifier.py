@@ -33,6 +33,7 @@ from .answers import (
     predict_store,
     prepared,
     probabilities,
+    refuse_names,
 )
 from .engines import Engine
 from .models import NetworkSpec, weights
@@ -211,10 +212,7 @@ def predict(clf: Classifier, source: Any) -> Prediction | list[Prediction]:
     Raises:
         CallError: when there is nothing at a path that stands alone, and for what is no picture, such as a tensor.
     """
-    if isinstance(clf, str | Path):
-        raise errors.CallError(
-            "predict", expected="a Classifier", received=repr(clf), do=f"Give opsin.load({str(clf)!r})"
-        )
+    refuse_names(clf)
     if isinstance(source, str | Path):
         found = list(predict_all(clf, source))
         return found if sources.holds_many(source) else found[0]

@@ -214,12 +214,17 @@ def _admitted(data: bytes, limits: Limits) -> str:
 
 
 def _unknown(data: bytes) -> PictureError:
+    if name := foreign(data):
+        return _refusal("unsupported-format", name, expected=", ".join(_MAGIC), do="Convert it, to PNG for example")
+    return _refusal("not-a-picture", data[:16])
+
+
+def foreign(data: bytes) -> str:
+    """The name of a kind of picture that is not read, by its first bytes; "" for any other file."""
     names = [name for magic, name in _KNOWN.items() if data.startswith(magic)]
     names += ["SVG"] * (data.startswith(b"<?xml") and b"<svg" in data[:1024])
     names += ["HEIF"] * any(brand in _brands(data[:256]) for brand in (b"heic", b"heix", b"mif1", b"msf1"))
-    if names:
-        return _refusal("unsupported-format", names[0], expected=", ".join(_MAGIC), do="Convert it, to PNG for example")
-    return _refusal("not-a-picture", data[:16])
+    return next(iter(names), "")
 
 
 # --- from the file to pixels ------------------------------------------------------------------------------------------

@@ -17,8 +17,10 @@ from __future__ import annotations
 
 import difflib
 import errno
+import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 
 class OpsinError(Exception):
@@ -130,3 +132,21 @@ def writing(what: object) -> Iterator[None]:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         do = "Free some space and go on; what was written before is whole" if full else "Choose another place"
         raise MachineError(f"could not write {what}: {error.strerror or error}", do=do) from error
+
+
+@contextmanager
+def replacing(file: Path) -> Iterator[Path]:
+    """A path beside `file` to write to; what is there becomes `file` when the block ends well, and is gone otherwise.
+
+    Raises:
+        MachineError: as `writing` does.
+    """
+    part = file.with_name(f".{file.name}.{os.getpid()}.part")
+    with writing(file):
+        try:
+            yield part
+            part.replace(file)
+        except BaseException:
+            with suppress(OSError):
+                part.unlink()
+            raise

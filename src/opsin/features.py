@@ -187,19 +187,15 @@ def recall(key: str) -> np.ndarray | None:
 def keep(key: str, vectors: np.ndarray) -> str:
     """Keep vectors for the next time, in KEPT_BYTES in all; gives why they could not be kept, or ""."""
     file = _place(key)
-    part = file.with_suffix(f".{os.getpid()}.part")
     if vectors.nbytes > KEPT_BYTES:
         return ""
     try:
-        with errors.writing(file):
+        with errors.replacing(file) as part:
             file.parent.mkdir(parents=True, exist_ok=True)
             _make_room(file.parent, KEPT_BYTES - vectors.nbytes)
             with part.open("wb") as opened:
                 np.save(opened, vectors, allow_pickle=False)
-            part.replace(file)
     except errors.MachineError as error:
-        with suppress(OSError):
-            part.unlink()
         return f"features are not kept for the next run: {error.message}"
     return ""
 

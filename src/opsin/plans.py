@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from . import allocation, engines, extras
 from .engines import Engine
-from .errors import CallError, MachineError, MissingExtra, unknown
+from .errors import CallError, MachineError, MissingExtra, replacing, unknown
 
 Net = TypeVar("Net", bound=nn.Module)
 Precision = Literal["fp32", "bf16"]
@@ -327,14 +327,9 @@ def remember(file: Path, work: str, plan: Plan) -> None:
     except (OSError, ValueError, TypeError):
         known = {}
     known[_key(work)] = plan.to_dict()
-    temporary = file.with_suffix(f".{os.getpid()}.tmp")
-    try:
+    with suppress(MachineError), replacing(file) as part:
         file.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(known, indent=1, sort_keys=True), encoding="utf-8")
-        temporary.replace(file)
-    except OSError:
-        with suppress(OSError):
-            temporary.unlink()
+        part.write_text(json.dumps(known, indent=1, sort_keys=True), encoding="utf-8")
 
 
 def _key(work: str) -> str:

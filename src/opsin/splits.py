@@ -15,13 +15,12 @@ import hashlib
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TextIO
 
 from .duplicates import joined
-from .errors import CallError, DataError, writing
+from .errors import CallError, DataError, replacing, some
 from .spreadsheets import bare, guarded
 from .vocabulary import SPLITS, Dataset, Record, Split
 
@@ -370,9 +369,9 @@ def _untrained(data: Dataset) -> list[str]:
     trained = {record.target for record in data.train.records}
     notes = []
     if only := [name for i, name in enumerate(data.classes) if i in trained - tested]:
-        notes.append(f"trained on, not scored, for want of pictures: {_some(only)}")
+        notes.append(f"trained on, not scored, for want of pictures: {some(only)}")
     if lost := [name for i, name in enumerate(data.classes) if i in tested - trained]:
-        notes.append(f"tested, but never trained on: {_some(lost)}")
+        notes.append(f"tested, but never trained on: {some(lost)}")
     return notes
 
 
@@ -384,12 +383,7 @@ def _divided(data: Dataset) -> list[str]:
     divided = sorted(group for group, splits in stands.items() if len(splits) > 1)
     if not divided:
         return []
-    return [f"{len(divided):,} groups stand in more than one split, scores may be too good: {_some(divided)}"]
-
-
-def _some(names: Sequence[str], most: int = 5) -> str:
-    shown = ", ".join(repr(name) for name in names[:most])
-    return shown + (f" … ({len(names):,} in all)" if len(names) > most else "")
+    return [f"{len(divided):,} groups stand in more than one split, scores may be too good: {some(divided)}"]
 
 
 def fingerprint(data: Dataset) -> str:
@@ -413,19 +407,10 @@ def write(data: Dataset, path: str | Path) -> None:
     Raises:
         MachineError: there is no place for it.
     """
-    path = Path(path)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with writing(path):
-        try:
-            with open(unfinished, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-                _write_rows(data, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(unfinished, path)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(unfinished)
-            raise
+    with replacing(Path(path)) as part, open(part, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        _write_rows(data, file)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _write_rows(data: Dataset, file: TextIO) -> None:
@@ -450,7 +435,7 @@ def read(data: Dataset, path: str | Path) -> Dataset:
     changed = [old.key for old, new in zip(data.records, records, strict=True) if new is None]
     if changed:
         raise DataError(f"{path} was written for other classes or groups", expected="those of the data",
-                        received=f"{len(changed):,} others, such as {_some(changed, 3)}",
+                        received=f"{len(changed):,} others, such as {some(changed, 3)}",
                         do="Split anew, without this file")  # fmt: skip
     return dataclasses.replace(data, records=tuple(filter(None, records)))
 
@@ -467,7 +452,7 @@ def _refuse_others(path: object, missing: list[str], extra: list[str]) -> None:
     if not (missing or extra):
         return
     facts = [
-        f"{len(keys):,} {word}, such as {_some(keys, 3)}"
+        f"{len(keys):,} {word}, such as {some(keys, 3)}"
         for word, keys in (("of the data missing", missing), ("not in the data", extra))
         if keys
     ]

@@ -110,6 +110,7 @@ def predictions(
     make = _form(file)
     part = file.with_name(f"{file.name}.{of or 'new'}.part")
     with errors.writing(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
         opened = part.open("a+b")
     try:
         table = Table(opened)

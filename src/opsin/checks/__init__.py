@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from .. import duplicates
+from .. import duplicates, sources
 from ..duplicates import Pair
 from ..errors import DataError, PictureError, unknown, writing
 from ..isolation import Decoder
+from ..sources import Source
 from ..vocabulary import SEVERITIES, Dataset, Finding, Work, finished
 from . import labels, page, pictures, shortcuts, splits
 from .fixes import Fix, apply, read_fixes
@@ -92,9 +93,9 @@ class Report:
             Path(path).write_text(text + "\n", encoding="utf-8", newline="\n")
 
 
-def check(data: Dataset, *, only: Sequence[str] = (), probe: Probe | None = None, threads: int = 2) -> Report:
+def check(data: Dataset | Source, *, only: Sequence[str] = (), probe: Probe | None = None, threads: int = 2) -> Report:
     """What is wrong with the data: `checking` for who does not want to watch it."""
-    return finished(checking(data, only=only, probe=probe, threads=threads))
+    return finished(checking(sources.given(data), only=only, probe=probe, threads=threads))
 
 
 def checking(data: Dataset, *, only: Sequence[str] = (), probe: Probe | None = None, threads: int = 2) -> Work[Report]:

@@ -51,8 +51,6 @@ def framed(page: str) -> str:
 
 
 def _write(file: Path, data: bytes) -> None:
-    with errors.writing(file):
+    with errors.replacing(file) as part:
         file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_name(file.name + ".part")
         part.write_bytes(data)
-        part.replace(file)

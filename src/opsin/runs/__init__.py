@@ -25,10 +25,11 @@ from pathlib import Path
 
 from torch import nn
 
-from .. import artefact, classifier, errors, exported, metrics, reports
+from .. import artefact, classifier, errors, exported, metrics, reports, sources
 from .. import recipe as recipes
 from ..classifier import Classifier
 from ..recipe import Recipe
+from ..sources import Source
 from ..vocabulary import Dataset, Event, Scores
 from . import series, stages
 from .folder import Origin, chosen, create, find, fitting, forget_after, listed, record, reopen, rows, told, unchanged
@@ -151,7 +152,7 @@ def report(folder: Path, data: Dataset, *, pictures: bool = True) -> Path:
 
 
 def events(
-    data: Dataset,
+    data: Dataset | Source,
     recipe: str | Recipe = "finetune",
     *,
     out: str | Path = "",
@@ -164,7 +165,7 @@ def events(
     """A run seen from inside: split where there is no split, train, save, load anew, score the test once.
 
     Args:
-        data: what `opsin.read` gave.
+        data: what `opsin.read` gave, or what it takes.
         recipe: a Recipe, the name of a preset, or a TOML file.
         out: the run's folder; `runs/<name>-<number>` by default.
         resume: the folder or name of a run on the same data that is to go on, or `last`; `recipe` and `out` are not
@@ -178,12 +179,13 @@ def events(
     Raises:
         CallError, DataError, MachineError: as `create`, `reopen` and `work` say.
     """
+    data = sources.given(data)
     folder = _resumed(resume) if resume else _begun(data, recipe, out, network, how, leaks, start)
     return work(folder, *reopen(folder, data), network=network, how=how)
 
 
 def train(
-    data: Dataset,
+    data: Dataset | Source,
     recipe: str | Recipe = "finetune",
     *,
     out: str | Path = "",
@@ -194,6 +196,7 @@ def train(
     start: Classifier | None = None,
 ) -> Run:
     """Recipe in, Classifier out: `events` until they end, and a report. Takes and raises what `events` does."""
+    data = sources.given(data)
     folder = _resumed(resume) if resume else _begun(data, recipe, out, network, how, leaks, start)
     divided, chosen = reopen(folder, data)
     for _ in work(folder, divided, chosen, network=network, how=how):
@@ -203,7 +206,7 @@ def train(
 
 
 def cross_validate(
-    data: Dataset,
+    data: Dataset | Source,
     recipe: str | Recipe = "finetune",
     *,
     folds: int | str = 5,
@@ -223,13 +226,14 @@ def cross_validate(
     Raises:
         CallError, DataError, MachineError: as `series.begin` and `events` say.
     """
+    data = sources.given(data)
     chosen = _chosen(data, recipe, network, how)
     folder = find(resume) if resume else series.begin(data, chosen, folds=folds, out=out, leaks=leaks)
     return _all_of(folder, data, network, how)
 
 
 def repeat(
-    data: Dataset,
+    data: Dataset | Source,
     recipe: str | Recipe = "finetune",
     *,
     seeds: int = 3,
@@ -248,6 +252,7 @@ def repeat(
     Raises:
         CallError, DataError, MachineError: as `series.begin` and `events` say.
     """
+    data = sources.given(data)
     chosen = _chosen(data, recipe, network, how)
     folder = find(resume) if resume else series.begin(data, chosen, seeds=seeds, out=out, leaks=leaks)
     return _all_of(folder, data, network, how)
@@ -310,7 +315,7 @@ def load(model: str | Path, *, network: nn.Module | None = None) -> Classifier:
             expected="a run or a model's folder",
             do="opsin predict, evaluate and compare take it",
         )
-    folder = find(model)
+    folder = find(model, also=["imagenet"])
     if series.is_series(folder):
         raise errors.CallError(f"{folder} is a series of runs", do=f"Choose one of them, such as {_first(folder)}")
     if not (folder / "model").is_dir():

@@ -178,10 +178,8 @@ def write_json(file: Path, content: object) -> None:
 
 def _write_text(file: Path, text: str) -> None:
     """Write `file` whole or not at all; names whose bytes are no UTF-8 are written as those bytes."""
-    with errors.writing(file):
-        temporary = file.with_suffix(".part")
-        temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
-        temporary.replace(file)
+    with errors.replacing(file) as part:
+        part.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
 def reopen(folder: Path, data: Dataset | None = None) -> tuple[Dataset, Recipe]:
@@ -268,9 +266,11 @@ def _plans(folder: Path) -> dict[str, Any]:
 
 
 def tidy(folder: Path) -> None:
-    """Take away what a kill left half written beside the model."""
+    """Take away what a kill left half written."""
     for debris in (*folder.glob(".model-*"), *folder.glob("checkpoint/.candidate-*")):
         shutil.rmtree(debris, ignore_errors=True)
+    for part in folder.glob(".*.part"):
+        part.unlink(missing_ok=True)
 
 
 # ── events.jsonl ──
@@ -310,8 +310,11 @@ def _told_until(line: str, step: float) -> bool:
 # ── names ──
 
 
-def find(name: str | Path, parent: str | Path = "runs") -> Path:
+def find(name: str | Path, parent: str | Path = "runs", *, also: Sequence[str] = ()) -> Path:
     """The folder of a run: a path, a name in `parent`, or `last`, the run, or series of runs, that was begun last.
+
+    Args:
+        also: other names that the caller takes, for the error's sake.
 
     Raises:
         CallError: when there is none.
@@ -324,7 +327,7 @@ def find(name: str | Path, parent: str | Path = "runs") -> Path:
     for folder in (Path(name), Path(parent) / name):
         if (folder / "data.json").is_file():
             return folder
-    raise errors.unknown("run", str(name), ["last", *listed(parent)])
+    raise errors.unknown("run", str(name), ["last", *also, *listed(parent)])
 
 
 def _began(folder: Path) -> int:

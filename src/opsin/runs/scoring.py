@@ -13,12 +13,13 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from .. import augmentation, cache, calibration, codecs, duplicates, errors, evaluation, sources, splits
-from ..answers import Answering
+from ..answers import Answering, refuse_names
 from ..cache import Pixels
 from ..calibration import Threshold
 from ..classifier import Classifier
 from ..duplicates import Pair
 from ..reports import Answers
+from ..sources import Source
 from ..vocabulary import SPLITS, Dataset, Event, Record, Scores, Split, Work, finished
 
 T = TypeVar("T")
@@ -40,7 +41,7 @@ def data_for(clf: Answering, source: str, *, group: str = "", target: str = "") 
     return sources.read(source, group=group, target=named, task=task)
 
 
-def evaluate(clf: Answering, data: Dataset, part: Part | None = None) -> Scores:
+def evaluate(clf: Answering, data: Dataset | Source, part: Part | None = None) -> Scores:
     """The Scores of `clf` on `data`: on its test part, or on all of it where it has no split; `part` says otherwise.
 
     Data that the classifier was trained on is divided as it was then. Of other data the pictures that it was trained on
@@ -51,7 +52,8 @@ def evaluate(clf: Answering, data: Dataset, part: Part | None = None) -> Scores:
             that it was trained on where they are grouped or divided otherwise than then.
         CallError: when `part` has no records.
     """
-    return finished(evaluating(clf, data, part))[1]
+    refuse_names(clf)
+    return finished(evaluating(clf, sources.given(data), part))[1]
 
 
 def evaluating(

@@ -53,6 +53,7 @@ from . import origins
 from .scoring import largest_class, pictures, seen, told, trained_on
 
 CHECKPOINT_SECONDS = 60.0
+TOLD = 5  # refused files that are told of one by one
 MANY = 500  # steps below which nobody asks whether compiling would pay
 LARGEST_SIDE = 128  # of pictures that a network learns from scratch, unless a size is asked for
 
@@ -154,7 +155,9 @@ def stream(
         models.ahead(recipe.model.network)
     data, pixels, enlarged = yield from _decode(data, recipe, road)
     folders.keep(folder, recipe, data)
-    yield from (_note(f"refused {r.key}: {r.reason}") for r in data.refused[:5])
+    yield from (_note(f"refused {r.key}: {r.reason}") for r in data.refused[:TOLD])
+    if more := len(data.refused[TOLD:]):
+        yield _note(f"{more:,} more are refused: {folder / 'data.json'} lists them with their reasons")
     torch.manual_seed(recipe.seed)
     spec, built, started = origins.begun(start, data.classes) if start else _network(recipe, len(data.classes), network)
     if start:

@@ -38,6 +38,7 @@ __all__ = [
     "cache_dir",
     "fingerprint",
     "gather",
+    "given",
     "holds_many",
     "is_table",
     "pictures",
@@ -50,8 +51,16 @@ READABLE = (
 )
 
 
+Source = str | os.PathLike[str] | Items | Mapping[str, Items]
+
+
+def given(data: Dataset | Source) -> Dataset:
+    """What a caller gave for data: a Dataset as it is, all else `read`. Raises what `read` does."""
+    return data if isinstance(data, Dataset) else read(data)
+
+
 def read(
-    source: str | os.PathLike[str] | Items | Mapping[str, Items],
+    source: Source,
     *,
     group: str = "",
     picture: str = "",

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..codecs import sniff
+from ..codecs import foreign, sniff
 from ..errors import DataError
 from ..vocabulary import Refusal
 from .stores import LARGEST
@@ -22,6 +22,7 @@ HIDDEN = frozenset({"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.
 HEAD = 256  # bytes that tell a picture: what codecs.sniff looks at
 PIECE = 1 << 20
 TOO_MANY_BYTES = f"over {LARGEST >> 20} MiB"
+PHOTOGRAPHS = ("HEIF", "JPEG XL", "JPEG 2000")  # of the kinds that are not read those that nobody wants to miss
 NOT_A_PICTURE = "neither its ending nor its first bytes are a picture's"
 
 
@@ -189,6 +190,8 @@ def unfit(key: str, size: int, head: Callable[[], bytes]) -> Refusal | None:
     if size == 0:
         return Refusal(key, "empty", "a file of no bytes")
     if not picture_ending(key) and sniff(head()) is None:
+        if (kind := foreign(head())) in PHOTOGRAPHS:
+            return Refusal(key, "unsupported-format", f"{kind} is not read here: convert it, to JPEG for example")
         return Refusal(key, "not-a-picture", NOT_A_PICTURE)
     if size > LARGEST:
         return Refusal(key, "too-many-bytes", TOO_MANY_BYTES)

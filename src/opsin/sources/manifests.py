@@ -71,12 +71,15 @@ def read(path: Path, columns: Columns) -> Dataset:
     entries, unread = _examined(rows, root)
     refused += unread
     refused.sort(key=lambda refusal: (refusal.key, refusal.code))
+    if not entries:
+        raise _nothing(path, refused)
     if chosen.many:
         said = {key: (row.cls, row.split) for key, row in rows.items()}
         found = layout.Arranged(targets.records(entries, said, chosen.many, path), chosen.many.classes, tuple(refused))
     else:
         placed = [layout.Placed(entry, rows[entry.key].cls, rows[entry.key].split) for entry in entries]
         found = layout.settle(placed, refused)
+        notes += _lost(table[chosen.target], found.classes)
     groups = {key: row.group for key, row in rows.items() if row.group}
     if columns.group and columns.group not in table:
         pattern = layout.pattern_of(columns.group)
@@ -89,6 +92,19 @@ def read(path: Path, columns: Columns) -> Dataset:
     digest = layout.fingerprint(records, found.classes)
     return Dataset(path.stem, records, found.classes, FolderStore(root), digest, found.refused,
                    (*notes, *found.notes), chosen.many.task if chosen.many else "single-label")  # fmt: skip
+
+
+def _nothing(path: Path, refused: Sequence[Refusal]) -> DataError:
+    codes = Counter(refusal.code for refusal in refused).most_common()
+    return DataError(f"{path}: no row gives a picture", expected=f"paths below {path.parent}, relative to it",
+                     received=", ".join(f"{n:,} {code}" for code, n in codes) or "no row",
+                     do="Put the table into the folder that its paths begin in")  # fmt: skip
+
+
+def _lost(said: Sequence[str], classes: Sequence[str]) -> list[str]:
+    """A warning of classes that the table has, and of which no row is left."""
+    lost = sorted({unicodedata.normalize("NFC", name.strip()) for name in said} - {"", *classes})
+    return [f"warning: all rows of {some(lost)} are refused, so nothing is learned of them"] if lost else []
 
 
 def paths(path: Path) -> tuple[Path, list[str], list[Refusal]]:

@@ -20,11 +20,13 @@ import torch
 from torch import Tensor
 
 from .. import cache, classifier, codecs, comparison, errors, evaluation, preprocessing, sources
+from ..answers import refuse_names
 from ..classifier import Classifier
 from ..comparison import Difference
 from ..engines import Engine
 from ..metrics import rates
 from ..runs import scoring
+from ..sources import Source
 from ..vocabulary import Dataset, Event, Record, Refusal, Score, finished
 from . import changes, conclusions
 from .changes import Change, Changes
@@ -99,7 +101,7 @@ class Study:
 
 def study(
     clf: Classifier,
-    data: Dataset,
+    data: Dataset | Source,
     *ops: str,
     corruptions: bool = False,
     steps: int = STEPS,
@@ -118,7 +120,8 @@ def study(
         CallError: for operations that are none or make no picture, and for `part` without records.
         DataError: as `evaluate` says, and when no picture can be changed as asked.
     """
-    return finished(studying(clf, data, *ops, corruptions=corruptions, steps=steps, part=part))
+    refuse_names(clf)
+    return finished(studying(clf, sources.given(data), *ops, corruptions=corruptions, steps=steps, part=part))
 
 
 def studying(

@@ -21,7 +21,11 @@ from . import options
 @click.option("--labels/--no-labels", default=None, help="Look for wrong labels; by default up to 20,000 pictures.")
 @click.option("--page", type=click.Path(path_type=Path, dir_okay=False), help="The report; check.html by default.")
 @click.option("--apply", "fixes", type=click.Path(path_type=Path, exists=True), help="Follow a fixes.csv; no checks.")
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="The new table of --apply.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The new table of --apply; DATA/fixed.csv by default.",
+)
 @click.option("--threads", default=2, type=click.IntRange(min=1), show_default=True, help="Processes that decode.")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON, and nothing else.")
 def command(
@@ -84,9 +88,15 @@ def _apply(quiet: Any, data: Any, fixes: Path, out: Path | None) -> None:
     from ... import checks
     from ...sources import FolderStore
 
+    root = data.store.root if isinstance(data.store, FolderStore) else None
     if out is None:
-        if not isinstance(data.store, FolderStore):
+        if not root:
             raise CallError("--apply", expected="--out TABLE, since an archive cannot take it", received="none")
-        out = data.store.root / "fixed.csv"
+        out = root / "fixed.csv"
+    if root and out.resolve().parent != root.resolve():
+        raise CallError("--out", expected=f"a table in {root}, since its paths are relative to it", received=str(out))
     changed = checks.apply(data, checks.read_fixes(fixes), out)
-    quiet.print(f"{changed:,} records changed or left out in {out}; paths in it are relative to the data's folder")
+    quiet.print(f"{changed:,} records changed or left out in {out}")
+    quiet.print(
+        f"next: opsin train {out}" if root else "its paths are those in the archive: unpack it beside the table"
+    )

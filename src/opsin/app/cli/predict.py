@@ -80,6 +80,8 @@ def command(
                 _show(prediction, top, as_json)
     if out:
         told.print(f"{table.answered:,} answered, {len(table.done) - table.answered:,} errors · {out}")
+    if not found.places:
+        raise errors.DataError("there is no picture", received=" ".join(map(str, paths)))
     if not table.answered:
         raise errors.DataError("no picture could be answered", do="Each one's reason stands in its own line")
 
