@@ -366,7 +366,7 @@ def test_what_a_killed_process_left_half_written_is_swept_up(tmp_path: Path) -> 
         part.write_bytes(b"half")
     long_ago = time.time() - 2 * cache.ABANDONED
     os.utime(old, (long_ago, long_ago))
-    finished(cache.build(known(dataset(5)), ROADS[:1], keep=tmp_path))
+    written(cache.build(known(dataset(5)), ROADS[:1], keep=tmp_path))
     assert not old.exists()
     assert new.exists()
 

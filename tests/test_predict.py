@@ -111,8 +111,8 @@ def test_what_was_interrupted_is_gone_on_with_and_is_the_same(ending: str, torn:
 
 
 def test_a_file_in_a_folder_that_is_not_there_yet_gets_it(tmp_path: Path) -> None:
-    write(tmp_path / "new" / "folder" / "out.csv", told(2))
-    assert len(rows(tmp_path / "new" / "folder" / "out.csv")) == 2
+    write(tmp_path / "new" / "folder" / "out.csv", told(5))
+    assert len(rows(tmp_path / "new" / "folder" / "out.csv")) == 5
 
 
 def test_the_forms_tell_the_same(tmp_path: Path) -> None:
@@ -150,12 +150,13 @@ def test_a_row_is_written_once(tmp_path: Path) -> None:
 def test_what_cannot_be_written_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CallError, match=r"expected a name that ends in \.csv, \.jsonl, \.parquet, received \.xlsx"):
         write(tmp_path / "out.xlsx", [])
+    (tmp_path / "file").touch()
     with pytest.raises(MachineError, match="could not write"):
-        write(tmp_path / "none" / "out.csv", [])
+        write(tmp_path / "file" / "out.csv", [])
     monkeypatch.setitem(sys.modules, "pyarrow", None)  # type: ignore[arg-type]
     with pytest.raises(MissingExtra, match=r"opsin\[parquet\]"):
         write(tmp_path / "out.parquet", [])
-    assert os.listdir(tmp_path) == []
+    assert os.listdir(tmp_path) == ["file"]
 
 
 # ── flat memory, decoding beside inference ──

@@ -62,9 +62,10 @@ def test_without_a_file_nothing_is_written(tmp_path) -> None:
 
 
 def test_a_place_that_cannot_be_written_is_the_machines_fault(tmp_path) -> None:
+    (tmp_path / "file").touch()
     with (
         pytest.raises(MachineError, match="could not write") as caught,
-        reports.predictions(tmp_path / "none" / "out.csv", CLASSES),
+        reports.predictions(tmp_path / "file" / "out.csv", CLASSES),
     ):
         pass
     assert caught.value.exit_code == 5

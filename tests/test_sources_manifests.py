@@ -74,7 +74,7 @@ def test_a_column_of_captions_is_no_column_of_paths(tmp_path) -> None:
     rows = [(name, f"{label},{label} {'on a very long sofa ' * 40}{name}") for name, label in ROWS]
     data = sources.read(table(tmp_path, lines("x,label,caption", rows=rows)))
     assert data.notes == ("pictures from column 'x', classes from 'label'; not used: 'caption'",)
-    with pytest.raises(DataError, match="no pictures"):
+    with pytest.raises(DataError, match="no row gives a picture"):
         sources.read(tmp_path / "set.csv", picture="caption")
     assert list(sources.gather([tmp_path / "set.csv"], whole=False).places) == NAMES
 
