@@ -111,8 +111,8 @@ def test_what_was_interrupted_is_gone_on_with_and_is_the_same(ending: str, torn:
 
 
 def test_a_file_in_a_folder_that_is_not_there_yet_gets_it(tmp_path: Path) -> None:
-    write(tmp_path / "new" / "folder" / "out.csv", told(5))
-    assert len(rows(tmp_path / "new" / "folder" / "out.csv")) == 5
+    write(tmp_path / "new" / "folder" / "out.csv", told(12))
+    assert len(rows(tmp_path / "new" / "folder" / "out.csv")) == 12
 
 
 def test_the_forms_tell_the_same(tmp_path: Path) -> None:
