@@ -160,6 +160,8 @@ def test_a_list_is_answered_in_its_order_whatever_it_holds(clf, tmp_path) -> Non
     for place in (0, 1, 3, 4):
         np.testing.assert_allclose(found[place].probabilities, opsin.predict(clf, image).probabilities, atol=1e-5)
     assert opsin.predict(clf, []) == []
+    (told,) = {p.error.code for p in opsin.predict(clf, [image, "picture 1"]) if p.error}  # a path of that name
+    assert told == "unreadable"
     assert opsin.predict(clf, Image.fromarray(image)).probabilities == opsin.predict(clf, image).probabilities
 
 

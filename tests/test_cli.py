@@ -579,6 +579,14 @@ def test_a_reader_that_has_enough_is_no_error() -> None:
     assert (process.returncode, told) == (0, b"")
 
 
+def test_a_pipe_that_click_finds_closed_is_no_failed_gate(monkeypatch) -> None:
+    def main(*_: object, **__: object) -> None:
+        raise SystemExit(1)  # what click makes of EPIPE
+
+    monkeypatch.setattr(cli.group, "main", main)
+    assert cli.run(["list", "recipes"]) == 0
+
+
 def test_help_and_version_import_neither_torch_nor_numpy() -> None:
     code = "import sys; from opsin.app import cli; assert cli.run(sys.argv[1:]) == 0; print(*sys.modules)"
     for arguments in (["--help"], ["--version"]):

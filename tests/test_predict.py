@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 
 import opsin
-from opsin import answers, artefact, classifier, models, plans, reports, sources
+from opsin import answers, artefact, classifier, models, plans, sources, tables
 from opsin.app import cli
 from opsin.classifier import Classifier
 from opsin.errors import CallError, MachineError, MissingExtra
@@ -72,7 +72,7 @@ def rows(file: Path) -> list[dict[str, str]]:
 
 
 def write(file: Path, found: list[Prediction], of: str = "m") -> set[str]:
-    with reports.predictions(file, CLASSES, of=of) as table:
+    with tables.predictions(file, CLASSES, of=of) as table:
         before = set(table.done)
         for prediction in found:
             table.write(prediction)
@@ -83,7 +83,7 @@ def break_off(file: Path, found: list[Prediction], of: str = "m") -> None:
     """Write these, and be interrupted."""
 
     def breaking() -> None:
-        with reports.predictions(file, CLASSES, of=of) as table:
+        with tables.predictions(file, CLASSES, of=of) as table:
             for prediction in found:
                 table.write(prediction)
             raise KeyboardInterrupt
@@ -360,15 +360,15 @@ def test_another_folder_into_the_same_file_is_other_work(place: Path, monkeypatc
     """A name may stand in both."""
     (place / "other").mkdir()
     Image.fromarray(pictures(1)["00000"]).save(place / "other" / "2.png")
-    real = reports.Table.write
+    real = tables.Table.write
 
-    def stopping(table: reports.Table, prediction: Prediction) -> None:
+    def stopping(table: tables.Table, prediction: Prediction) -> None:
         real(table, prediction)
         if prediction.key == "2.png":
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(reports.Table, "write", stopping)
+        patched.setattr(tables.Table, "write", stopping)
         assert cli.run(["predict", "model", "in", "--out", "out.csv"]) == 130
     assert cli.run(["predict", "model", "other", "--out", "out.csv"]) == 0
     (row,) = rows(Path("out.csv"))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from opsin import reports
+from opsin import tables
 from opsin.errors import MachineError
 from opsin.vocabulary import Prediction, Refusal
 
@@ -20,7 +20,7 @@ BAD = Prediction("b.jpg", CLASSES, error=Refusal("b.jpg", "truncated", 'b.jpg en
 
 
 def written(file: Path, predictions: list[Prediction], *, there: bool = False) -> list[dict[str, str]]:
-    with reports.predictions(file, CLASSES) as table:
+    with tables.predictions(file, CLASSES) as table:
         for prediction in predictions:
             table.write(prediction)
         assert file.exists() == there  # it appears when all is written
@@ -54,7 +54,7 @@ def test_no_number_begins_like_a_formula(tmp_path) -> None:
 
 
 def test_without_a_file_nothing_is_written(tmp_path) -> None:
-    with reports.predictions(None, CLASSES) as table:
+    with tables.predictions(None, CLASSES) as table:
         table.write(GOOD)
         table.write(BAD)
     assert table.answered == 1
@@ -65,7 +65,7 @@ def test_a_place_that_cannot_be_written_is_the_machines_fault(tmp_path) -> None:
     (tmp_path / "file").touch()
     with (
         pytest.raises(MachineError, match="could not write") as caught,
-        reports.predictions(tmp_path / "file" / "out.csv", CLASSES),
+        tables.predictions(tmp_path / "file" / "out.csv", CLASSES),
     ):
         pass
     assert caught.value.exit_code == 5
@@ -77,7 +77,7 @@ def test_an_earlier_file_stays_when_the_work_breaks(tmp_path) -> None:
     before = file.read_bytes()
 
     def breaking() -> None:
-        with reports.predictions(file, CLASSES) as table:
+        with tables.predictions(file, CLASSES) as table:
             table.write(BAD)
             raise KeyError("broken")
 
@@ -106,7 +106,7 @@ def test_a_disk_that_fills_leaves_the_earlier_file(tmp_path) -> None:
 
 def test_an_error_of_the_work_is_not_taken_for_one_of_the_disk(tmp_path) -> None:
     def breaking() -> None:
-        with reports.predictions(tmp_path / "out.csv", CLASSES):
+        with tables.predictions(tmp_path / "out.csv", CLASSES):
             raise FileNotFoundError("model.safetensors")
 
     with pytest.raises(FileNotFoundError, match="model"):
@@ -114,20 +114,20 @@ def test_an_error_of_the_work_is_not_taken_for_one_of_the_disk(tmp_path) -> None
 
 
 def test_json_is_one_line_each(tmp_path) -> None:
-    assert json.loads(reports.to_json(GOOD)) == {
+    assert json.loads(tables.to_json(GOOD)) == {
         "path": "a.jpg",
         "label": "=dog",
         "unsure": False,
         "probabilities": {"cat": 0.25, "=dog": 0.75},
     }
-    bad = reports.to_json(BAD)
+    bad = tables.to_json(BAD)
     assert json.loads(bad) == {"path": "b.jpg", "error": {"code": "truncated", "reason": BAD.error.reason}}
     assert "\n" not in bad
 
 
 def test_names_that_are_no_utf8_are_written() -> None:
     odd = os.fsdecode(b"a\xff")
-    line = reports.to_json(Prediction(odd, (odd, "b"), (0.5, 0.5))) + reports.to_json(
+    line = tables.to_json(Prediction(odd, (odd, "b"), (0.5, 0.5))) + tables.to_json(
         Prediction(odd, (odd, "b"), error=Refusal(odd, "unreadable", f"{odd} cannot be read"))
     )
     assert line.encode()  # a terminal and a file take it

@@ -21,7 +21,7 @@ from opsin.errors import CallError, DataError
 from opsin.sources import ArrayStore
 from opsin.vocabulary import Dataset, Event, Prediction, finished
 from test_duplicates import LEAKS, jpeg, scene
-from tiny import digits, recipe, train, write_pngs
+from tiny import HOW, digits, recipe, train, write_pngs
 
 
 def reordered(data: Dataset, names: tuple[str, ...]) -> Dataset:
@@ -92,7 +92,7 @@ def test_pictures_of_training_are_left_out_of_other_data(trained) -> None:
     test = part_keys(run, data, "test")
     keys, told = watched(run.classifier, more)
     assert keys == sorted(test | {"new/" + grown(data).records[-1].key.removeprefix("new/")})
-    assert told == [f"{60 - len(test)} of 61 pictures are left out: the model has seen them in training"]
+    assert told == [f"{60 - len(test)} of 61 pictures are left out: the model was trained on them, or their groups"]
     assert watched(run.classifier, more, "all") == (sorted(r.key for r in more.records), [])
     renamed = dataclasses.replace(more, classes=("zero", "one", "two", "three"))
     other_labels = tuple(dataclasses.replace(r, target=0) for r in renamed.records)
@@ -132,6 +132,16 @@ def test_a_model_that_does_not_tell_what_it_was_trained_on_is_said_to(trained) -
     keys, told = watched(dataclasses.replace(run.classifier, facts=old), grown(data))
     assert len(keys) == 61
     assert "does not tell which pictures it was trained on" in told[0]
+
+
+def test_what_a_first_model_has_seen_of_the_very_same_data_is_told(trained, tmp_path) -> None:
+    data, _ = trained
+    run = opsin.train(data, recipe(epochs=0), out=tmp_path / "first", how=HOW)
+    other = opsin.train(data, recipe(epochs=0, seed=5), out=tmp_path / "run", how=HOW, start=run.classifier)
+    met = part_keys(other, data, "test") & part_keys(run, data, "train", "val")
+    keys, told = watched(other.classifier, data)
+    assert keys == sorted(part_keys(other, data, "test"))
+    assert [f"seen {len(met)} of these" in text for text in told] == [True]
 
 
 def test_two_models_are_compared_on_what_neither_has_seen(trained, tmp_path) -> None:

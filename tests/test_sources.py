@@ -185,6 +185,19 @@ def test_no_pictures_says_what_would_be_understood(tmp_path) -> None:
 # ── what is refused ──
 
 
+def test_a_class_may_be_called_as_a_split_is_in_other_places(tmp_path) -> None:
+    assert sources.read(folder(tmp_path / "a", ["swimming/1.jpg", "training/1.jpg"])).classes == (
+        "swimming",
+        "training",
+    )
+    wrapped = sources.read(folder(tmp_path / "b", ["dev/cat/1.jpg", "dev/dog/1.jpg"]))
+    assert (wrapped.classes, {record.split for record in wrapped.records}) == (("cat", "dog"), {None})
+    divided = sources.read(
+        folder(tmp_path / "c", [f"{s}/{c}/1.jpg" for s in ("Training", "dev") for c in ("cat", "dog")])
+    )
+    assert {record.split for record in divided.records} == {"train", "val"}
+
+
 def test_everything_unused_is_reported_with_its_reason(tmp_path) -> None:
     names = ["cat/1.jpg", "dog/1.jpg", "dog/noending", "LICENSE", "loose.jpg", "cat/.hidden.jpg", "cat/Thumbs.db",
              "cat/notes.txt", "cat/empty.jpg", ".git/x/y.jpg", "__MACOSX/cat/._1.jpg", "cat/desktop.ini"]  # fmt: skip

@@ -135,6 +135,12 @@ def test_a_split_that_is_not_understood_is_never_dealt_anew(tmp_path, column: st
         sources.read(path)
 
 
+def test_another_column_may_say_the_split(tmp_path) -> None:
+    rows = [(n, f"{c},{i},{'test' if i == 7 else 'train'}") for i, (n, c) in enumerate(ROWS)]
+    data = sources.read(table(tmp_path, lines("path,label,set,subset", rows=rows)))
+    assert {record.split for record in data.records} == {"train", "test"}
+
+
 def test_a_column_that_is_asked_for_as_the_class_is_no_split(tmp_path) -> None:
     rows = [(n, f"{c},{'holdout' if i > 5 else 'train'}") for i, (n, c) in enumerate(ROWS)]
     data = sources.read(table(tmp_path, lines("path,label,split", rows=rows)), target="split")

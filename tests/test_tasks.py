@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 import opsin
-from opsin import artefact, checks, classifier, comparison, evaluation, exporting, reports, runs, splits
+from opsin import artefact, checks, classifier, comparison, evaluation, exporting, reports, runs, splits, tables
 from opsin.app.cli import run as cli
 from opsin.errors import CallError, DataError
 from opsin.recipe import preset
@@ -111,7 +111,7 @@ def test_predictions_and_their_forms(several: runs.Run, measured: runs.Run, tabl
     for clf, name in ((several.classifier, "a"), (measured.classifier, "b")):
         for ending in ("csv", "jsonl"):
             file = tmp_path / f"{name}.{ending}"
-            with reports.predictions(file, clf.classes, form=classifier.blank(clf)) as written:
+            with tables.predictions(file, clf.classes, form=classifier.blank(clf)) as written:
                 for prediction in classifier.predict_all(clf, table.parent / "000.png"):
                     written.write(prediction)
     rows = list(csv.reader((tmp_path / "a.csv").read_text().splitlines()))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import opsin
-from opsin import artefact, classifier, comparison, metrics, reports, runs
+from opsin import artefact, classifier, comparison, metrics, runs, tables
 from opsin.app import cli
 from opsin.classifier import Classifier
 from opsin.vocabulary import UNSURE, Prediction
@@ -126,10 +126,10 @@ def test_a_prediction_can_be_unsure_everywhere(tmp_path: Path) -> None:
     unsure = next(one for one in found if one.unsure)
     assert str(unsure).startswith("Prediction(unsure: ")
     assert any(str(one).startswith("Prediction(b: ") for one in found)  # named, and not the most probable
-    assert json.loads(reports.to_json(unsure)) | {"probabilities": 0} == {
+    assert json.loads(tables.to_json(unsure)) | {"probabilities": 0} == {
         "path": "picture", "label": None, "unsure": True, "probabilities": 0
     }  # fmt: skip
-    with reports.predictions(tmp_path / "out.csv", clf.classes) as table:
+    with tables.predictions(tmp_path / "out.csv", clf.classes) as table:
         for i, one in enumerate(found):
             table.write(Prediction(str(i), one.classes, one.probabilities, answer=one.answer))
     with (tmp_path / "out.csv").open(newline="") as opened:

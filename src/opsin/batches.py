@@ -142,7 +142,7 @@ class Batches:
 
 
 def growing(first: int, size: int, epochs: int) -> tuple[int, ...]:
-    """The sides of the first half of the epochs: from `first` to `size` in equal steps, those between multiples of 8.
+    """The sides of the first half of the epochs: from `first` to `size` in equal steps, all but `size` multiples of 8.
 
     The second half has `size`, so that the network ends on what it will see (Howard 2018; Tan & Le 2021, arXiv
     2104.00298).

@@ -172,7 +172,7 @@ def build(
         DataError: when no picture is left.
     """
     files = [_file(keep, data, road) for road in roads]
-    asked = [_KEEPER.submit(_recalled, file, len(data), road.size) for file, road in zip(files, roads)]
+    asked = [_KEEPER.submit(_recalled, file, len(data), road.size) for file, road in zip(files, roads) if file]
     known = [pair for answer in asked if (pair := answer.result())]
     if len(known) == len(roads) and all(refused == known[0][1] for _, refused in known):
         yield len(data)
@@ -192,7 +192,8 @@ def build(
             found.append(Pixels(data, Undecoded(data, road, threads), _notice(len(data), road)))
             continue
         array = _compact(array, refused)
-        _KEEPER.submit(_remember, file, array, refused)
+        if file:
+            _KEEPER.submit(_remember, file, array, refused)
         found.append(Pixels(data, array.transpose(0, 3, 1, 2)))
     return data, found
 

@@ -156,7 +156,7 @@ def settle(
         else lambda expected, found: _agreement(clf, expected, found),
         memory=memory,
         least=plans.AGREE if fast else 1.0,
-        work=f"answers {digest(clf)[:16]}, engines {', '.join(engines.installed())}",
+        work=f"{'fast answers' if fast else 'answers'} {digest(clf)[:16]}",
     )
 
 
@@ -218,25 +218,32 @@ def predict(clf: Classifier, source: Any) -> Prediction | list[Prediction]:
         return found if sources.holds_many(source) else found[0]
     many = isinstance(source, list | tuple)
     given = _Given(source if many else [source])
-    found = list(predict_store(clf, given, given.keys))
+    found = [_renamed(each, given.names[each.key]) for each in predict_store(clf, given, given.names)]
     return found if many else found[0]
 
 
 class _Given:
-    """Pictures as a program has them, as a Store: a path is its own key, others are numbered."""
+    """Pictures as a program has them, as a Store whose keys are their places; `names` are what they are called."""
 
     def __init__(self, pictures: Sequence[Any]) -> None:
         self.files = sources.FolderStore(Path())
-        paths = [isinstance(picture, str | Path) for picture in pictures]
+        self.held = {str(place): picture for place, picture in enumerate(pictures, 1)}
         name = "picture {}" if len(pictures) > 1 else "picture"
-        self.keys = [str(each) if paths[n] else name.format(n + 1) for n, each in enumerate(pictures)]
-        self.held = {key: each for key, each, path in zip(self.keys, pictures, paths) if not path}
+        self.names = {
+            place: str(each) if isinstance(each, str | Path) else name.format(place)
+            for place, each in self.held.items()
+        }
 
     def read(self, key: str) -> bytes | np.ndarray:
-        if key not in self.held:
-            return self.files.read(key)
         found = self.held[key]
+        if isinstance(found, str | Path):
+            return self.files.read(str(found))
         return found if isinstance(found, bytes | np.ndarray) else codecs.picture(found)
+
+
+def _renamed(found: Prediction, name: str) -> Prediction:
+    error = found.error and dataclasses.replace(found.error, key=name)
+    return dataclasses.replace(found, key=name, error=error)
 
 
 def checked_classes(classes: Sequence[str], other: Sequence[str]) -> None:

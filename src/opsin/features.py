@@ -78,7 +78,7 @@ def settle(
         pictures=pictures,
         agreement=lambda expected, found: agreement(expected, found, targets),
         memory=memory,
-        work=f"features {_weights_digest(network)[:16]} at {road.size}, engines {', '.join(engines.installed())}",
+        work=f"features {_weights_digest(network)[:16]} at {road.size}",
     )
 
 
@@ -302,9 +302,11 @@ def choose_strength(
 
 
 def _drawn(targets: np.ndarray, seed: int) -> np.ndarray:
-    """The rows, ascending, that `choose_strength` looks at."""
+    """The rows, ascending, that `choose_strength` looks at: some of every class, be it rare, then any."""
     order = np.random.default_rng(seed).permutation(len(targets))
-    own = [order[targets[order] == target][:OF_EACH] for target in np.unique(targets)]
+    present, dealt = np.unique(targets), targets[order]
+    each = min(OF_EACH, MOST_ROWS // len(present))
+    own = [order[dealt == target][:each] for target in present]
     first = dict.fromkeys(np.concatenate([*own, order[:MOST_ROWS]]).tolist())
     return np.sort(list(first)[:MOST_ROWS])
 

@@ -45,13 +45,13 @@ def library() -> ModuleType:
     return timm
 
 
+@functools.cache
 def ahead() -> None:
     """Begin to import timm, beside work that leaves Python's lock to others, such as decoding.
 
     `library` waits for the rest of it; what goes wrong here goes wrong there again, where it can be told.
     """
-    if "timm" not in sys.modules:
-        Thread(target=_import_ahead).start()
+    Thread(target=_import_ahead).start()
 
 
 def _import_ahead() -> None:

@@ -1,11 +1,10 @@
-"""What was found, in forms that leave the program.
+"""What was found, in forms that leave the program; predictions do in `tables`.
 
-    predictions ─> CSV, JSON Lines, Parquet
     a run, a test ─> contents ─┬─> report.html, one page with nothing outside of it
                                ├─> report.json, the same
                                └─> sections of the model card
 
-All three of a run hold the same.
+All three hold the same.
 """
 
 from __future__ import annotations
@@ -17,13 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from .. import errors
-from ..tables import Table, predictions, to_json
 from ..vocabulary import Store
 from . import page
 from .card import markdown
 from .contents import Answers, of_classifier, of_run
 
-__all__ = ["Answers", "Table", "framed", "markdown", "of_classifier", "of_run", "predictions", "to_json", "write"]
+__all__ = ["Answers", "framed", "markdown", "of_classifier", "of_run", "write"]
 
 
 def write(contents: Mapping[str, Any], folder: Path, *, store: Store | None = None, pictures: bool = True) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -99,7 +100,8 @@ def of_run(
         "learning": _learning(folder / "events.jsonl"),
         "speed": _speed(folder, seconds or {}),
         "run": folder.name,
-        "folder": folder.as_posix(),
+        "folder": shlex.quote(folder.as_posix()),
+        "start": (folder / "start").is_dir(),
         "source": known["source"],
         "group": known["group"],
         "target": known.get("target", ""),
@@ -206,6 +208,7 @@ def _frame(tested: Answers, facts: Mapping[str, Any], scores: Scores, task: Task
         "speed": None,
         "run": None,
         "folder": None,
+        "start": False,
         "source": None,
         "group": "",
         "target": "",

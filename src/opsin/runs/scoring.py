@@ -26,11 +26,11 @@ T = TypeVar("T")
 
 Part = Split | Literal["all"]
 
-DIGEST = 6  # bytes of a picture's digest: among a million pictures one in 280 million is taken for one of them
+DIGEST = 6  # bytes of a picture's digest, which is of its size and CRC-32: of pictures of one size those are 4
 CHAINED = 0.1  # of all pictures: what more of them are joined by is a likeness of scenes, not copies
 
 
-def data_for(clf: Answering, source: str, *, group: str = "", target: str = "") -> Dataset:
+def data_for(clf: Answering, source: str | Path, *, group: str = "", target: str = "") -> Dataset:
     """What `source` holds, read for the classifier's task; the columns of a table as they were named for training.
 
     Raises:
@@ -53,7 +53,8 @@ def evaluate(clf: Answering, data: Dataset | Source, part: Part | None = None) -
         CallError: when `part` has no records.
     """
     refuse_names(clf)
-    return finished(evaluating(clf, sources.given(data), part))[1]
+    data = data_for(clf, data) if isinstance(data, str | Path) else sources.given(data)
+    return finished(evaluating(clf, data, part))[1]
 
 
 def evaluating(
@@ -97,10 +98,13 @@ def settling(
         answers, _, tested = yield from evaluating(clf, data, part)
         rows = answers.logits, answers.targets
         if part == "val":
+            judged = tested
             clf, settled = calibration.with_thresholds(clf, *rows, wants, groups=answers.groups)
         else:
             settled = calibration.priced(clf, settled, part, *rows, groups=answers.groups)
-    clf = dataclasses.replace(clf, facts={**clf.facts, "wants": calibration.to_dict(settled)})
+    facts = {**clf.facts, "wants": calibration.to_dict(settled)}
+    facts |= {"seen": seen(judged, clf)} if "seen" in facts else {}
+    clf = dataclasses.replace(clf, facts=facts)
     return clf, settled, (answers, _scored(clf, answers, tested), tested)
 
 
@@ -213,10 +217,15 @@ def part_of(
     chosen = data if name == "all" else data.where(lambda record: record.split == name)
     if not len(chosen):
         raise errors.CallError("part", expected="one that has records", received=name)
-    if same or part in ("all", "train"):
+    if part in ("all", "train") or (same and part == "val"):
         return name, chosen
     gone = trained_on(clf, data, SPLITS[:1] if part == "val" else SPLITS[:2])
     left = chosen.where(lambda record: record.key not in gone)
+    if same:  # scored as it was then, which only a model that this one started from can spoil
+        if met := len(chosen) - len(left):
+            text = f"warning: {called}, or the one it started from, has seen {met:,} of these in training"
+            yield Event("notice", 0, 0, {"text": text})
+        return name, chosen
     if not len(left):
         raise errors.DataError(
             "no picture is left to test on",
@@ -225,9 +234,8 @@ def part_of(
         )
     text = ""
     if len(left) < len(chosen):
-        text = (
-            f"{len(chosen) - len(left):,} of {len(chosen):,} pictures are left out: {called} has seen them in training"
-        )
+        fewer = len(chosen) - len(left)
+        text = f"{fewer:,} of {len(chosen):,} pictures are left out: {called} was trained on them, or their groups"
     elif clf.facts.get("pictures") and "seen" not in clf.facts:
         text = f"{called} does not tell which pictures it was trained on: if some are among these, scores are too good"
     if text:

@@ -145,9 +145,11 @@ def stream(
 ) -> Generator[Event, None, None]:
     """Every stage of the run in `folder`, which is told and checkpointed on the way. See `runs.work`."""
     folders.tidy(folder)
-    # Of all records: whoever divides the data again cannot know which are refused.
     start = origins.kept(folder)
-    divided: dict[str, Any] = {"split": splits.fingerprint(data), "pictures": pictures(data), "seen": seen(data, start)}
+    # Of all records: whoever divides the data again cannot know which are refused.
+    divided: dict[str, Any] = {"split": splits.fingerprint(data), "pictures": pictures(data)}
+    if not start or "seen" in start.facts or "pictures" not in start.facts:  # else what it has seen is unknown
+        divided["seen"] = seen(data, start)
     divided |= folders.division(folder)
     recipe, road, notes = _resolved(recipe, data, start, network)
     yield from map(_note, (*data.notes, *notes))

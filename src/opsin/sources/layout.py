@@ -18,6 +18,7 @@ SPLIT_NAMES: dict[str, Split] = {
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+WORDS = frozenset({"training", "testing", "dev"})  # which may name anything, unless another split's folder is there
 MOST_DIGITS = 640  # of a class that is a number: longer texts Python may refuse to take for one
 LAYOUTS = (
     "Give a folder or zip with a folder for each class (cat/1.jpg, dog/2.jpg), "
@@ -88,7 +89,8 @@ def _wrapping(listing: Listing) -> str:
     direct = {key.rpartition("/")[0] for key in (entry.key for entry in listing.entries)}
     while prefix.rstrip("/") not in direct:
         inside = [f for f in listing.folders if f.startswith(prefix) and "/" not in f[len(prefix) :]]
-        if len(inside) != 1 or inside[0] in direct or inside[0][len(prefix) :].lower() in SPLIT_NAMES:
+        name = inside[0][len(prefix) :].lower() if inside else ""
+        if len(inside) != 1 or inside[0] in direct or name in SPLIT_NAMES.keys() - WORDS:
             break
         prefix = inside[0] + "/"
     return prefix
@@ -102,6 +104,8 @@ def _split_folders(tops: set[str]) -> dict[str, Split]:
     """
     splits = {name: SPLIT_NAMES[name.lower()] for name in tops if name.lower() in SPLIT_NAMES}
     others = sorted(tops - set(splits))
+    if len(splits) == 1 and {name.lower() for name in splits} <= WORDS:
+        return {}
     if splits and others:
         raise DataError(
             "splits stand beside other folders",

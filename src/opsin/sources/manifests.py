@@ -258,13 +258,18 @@ def _split_column(table: Table, asked: Columns, path: Path) -> str:
             dealt anew, and the user's test would be trained on.
     """
     others = {asked.picture, asked.group, asked.target, *map(str.strip, asked.target.split(","))}
-    name = _called({name: table[name] for name in table if name not in others}, SPLITS)
-    values = {value.strip().lower() for value in table.get(name, ())} - {""}
-    strange = sorted(values - layout.SPLIT_NAMES.keys())
-    if strange and (name.lower() == SPLITS[0] or len(strange) < len(values)):
-        raise DataError(f"{path}, column {name!r}", expected=f"one of {', '.join(layout.SPLIT_NAMES)}, or blank",
-                        received=some(strange), do="Mend them, or give the column another name")  # fmt: skip
-    return "" if strange else name
+    left = {name: table[name] for name in table if name not in others}
+    for called in SPLITS:
+        if not (name := _called(left, [called])):
+            continue
+        values = {value.strip().lower() for value in table[name]} - {""}
+        strange = sorted(values - layout.SPLIT_NAMES.keys())
+        if not strange:
+            return name
+        if called == SPLITS[0] or len(strange) < len(values):
+            raise DataError(f"{path}, column {name!r}", expected=f"one of {', '.join(layout.SPLIT_NAMES)}, or blank",
+                            received=some(strange), do="Mend them, or give the column another name")  # fmt: skip
+    return ""
 
 
 def _called(table: Table, names: Sequence[str]) -> str:

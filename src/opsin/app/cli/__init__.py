@@ -95,6 +95,8 @@ def run(arguments: list[str]) -> int:
             return _tell(CallError(error.format_message()), arguments)
         error.show()
         return error.exit_code
+    except SystemExit:  # click's, of a pipe whose reader has gone: a reader that has enough is no error
+        return 0
     except (click.Abort, KeyboardInterrupt):
         click.echo("opsin: interrupted", err=True)
         return 130
