@@ -31,6 +31,7 @@ from record import alternating, conditions, spread, write
 
 import opsin
 from opsin import (
+    answers,
     cache,
     classifier,
     comparison,
@@ -131,7 +132,7 @@ def parity(archive: Path, folder: Path) -> None:
 def engine_rows(clf: Classifier, data: Dataset) -> list[list[object]]:
     """Every engine and precision that `predict` may choose from."""
     images = np.concatenate([prepared for prepared, _ in exporting.asked(clf, data)])
-    expected = answers(clf, lambda batch: classifier.logits(clf, torch.from_numpy(batch)), images)
+    expected = answered(clf, lambda batch: classifier.logits(clf, torch.from_numpy(batch)), images)
     rows: list[list[object]] = []
     for plan in plans.inference_candidates(device="cpu"):
         how = engines.How(plan.precision, plan.threads, plan.device)
@@ -140,7 +141,7 @@ def engine_rows(clf: Classifier, data: Dataset) -> list[list[object]]:
         except MachineError as error:
             rows.append(["engine", str(plan), "", "", error.message])
             continue
-        found = answers(clf, engine, images)
+        found = answered(clf, engine, images)
         alike = found.argmax(1) == expected.argmax(1)
         apart = np.abs(found - expected).max(1)
         close = bool((alike & (apart <= classifier.CLOSE)).all())
@@ -149,9 +150,9 @@ def engine_rows(clf: Classifier, data: Dataset) -> list[list[object]]:
     return rows
 
 
-def answers(clf: Classifier, engine: engines.Engine, images: np.ndarray) -> np.ndarray:
+def answered(clf: Classifier, engine: engines.Engine, images: np.ndarray) -> np.ndarray:
     found = [engine(images[start : start + BATCH]) for start in range(0, len(images), BATCH)]
-    return classifier.probabilities(clf, np.concatenate(found))
+    return answers.probabilities(clf, np.concatenate(found))
 
 
 def file_rows(clf: Classifier, data: Dataset, folder: Path) -> list[list[object]]:
@@ -211,7 +212,7 @@ def unpacked(clf: Classifier, data: Dataset, place: Path) -> dict[str, opsin.Pre
     keys = {f"{number:04}.jpg": record.key for number, record in enumerate(data.records)}
     for file, key in keys.items():
         (place / file).write_bytes(data.store.read(key))
-    found = classifier.predict_store(clf, data.store, keys.values())
+    found = answers.predict_store(clf, data.store, keys.values())
     return dict(zip(keys, found))
 
 
@@ -342,7 +343,7 @@ def int8_side(clf: Classifier, data: Dataset) -> Side:
 
 def own(clf: Classifier, data: Sequence[bytes], run: engines.Engine) -> list[str | None]:
     store = Held(data)
-    return [each.label for each in classifier.predict_store(clf, store, store.keys, run=run)]
+    return [each.label for each in answers.predict_store(clf, store, store.keys, run=run)]
 
 
 def eager(clf: Classifier) -> Side:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import log_loss
 
-from opsin import calibration, classifier, evaluation, metrics
+from opsin import answers, calibration, evaluation, metrics
 from opsin.calibration import Want
 from opsin.classifier import Classifier
 from opsin.errors import CallError, DataError
@@ -223,7 +223,7 @@ def test_a_wanted_accuracy_leaves_the_rest_unsure() -> None:
     assert [str(one) for one in wanted] == ["c recall>=0.9", "accuracy>=0.95"]
     alone, (found,) = calibration.with_thresholds(clf, logits, targets, wanted[1:])
     price = found.price["calibration"]
-    said = classifier.named(alone, metrics.softmax(logits))
+    said = answers.named(alone, metrics.softmax(logits))
     sure = metrics.softmax(logits).max(1) >= alone.unsure_below
     assert plain < 0.95
     assert (said == metrics.UNSURE).tolist() == (~sure).tolist()

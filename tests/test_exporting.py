@@ -18,7 +18,7 @@ from PIL import Image
 
 import opsin
 from exported import CLASSES, FORMS, NEEDS, RESIZING, TASKS, data, made, name_of, needed, of_task, soft
-from opsin import classifier, exporting, preprocessing
+from opsin import answers, classifier, exporting, preprocessing
 from opsin.app import cli
 from opsin.classifier import Classifier
 from opsin.errors import CallError, DataError, MachineError, MissingExtra, ModelError
@@ -44,7 +44,7 @@ def test_a_file_answers_as_the_model_for_every_batch(form: str, tmp_path: Path) 
     opened = exporting.FORMS[form].open(tmp_path / "out" / name_of(form))
     for n in (1, 2, 9):
         images = np.random.default_rng(n).integers(0, 256, (n, 3, 8, 8), dtype=np.uint8)
-        wanted = classifier.probabilities(clf, classifier.logits(clf, torch.from_numpy(images)))
+        wanted = answers.probabilities(clf, classifier.logits(clf, torch.from_numpy(images)))
         (found,) = opened.run(images)
         assert (found.shape, found.dtype) == ((n, 3), np.float32)
         np.testing.assert_allclose(found, wanted, atol=1e-5)
@@ -224,7 +224,7 @@ def test_files_of_other_tasks_answer_as_the_model(task: str, form: str, tmp_path
     kind = {"multi-label": "probabilities", "regression": "quantities"}[task]
     assert (opened.told["task"], opened.told["output"]["holds"]) == (task, kind)
     images = np.random.default_rng(0).integers(0, 256, (5, 3, 8, 8), dtype=np.uint8)
-    wanted = classifier.answers(clf, classifier.logits(clf, torch.from_numpy(images)))
+    wanted = answers.answers(clf, classifier.logits(clf, torch.from_numpy(images)))
     np.testing.assert_allclose(opened.run(images)[0], wanted, rtol=1e-4, atol=1e-6)
 
 

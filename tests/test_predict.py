@@ -180,7 +180,7 @@ def test_only_a_few_batches_are_held_however_many_pictures_there_are(monkeypatch
             asked[0] = number + 1
             yield str(number)
 
-    for taken, _ in enumerate(classifier.predict_store(clf, Counting(), names()), 1):
+    for taken, _ in enumerate(answers.predict_store(clf, Counting(), names()), 1):
         assert read[0] <= asked[0] <= taken + 4 * (answers.AHEAD + 1)
     assert taken == read[0] == 400
 
@@ -204,13 +204,13 @@ def test_the_next_pictures_are_decoded_while_the_network_answers(monkeypatch: py
         return np.zeros((len(images), 3), np.float32)
 
     found = pictures(16)
-    assert len(list(classifier.predict_store(made(), Telling(found), list(found), run=run))) == 16
+    assert len(list(answers.predict_store(made(), Telling(found), list(found), run=run))) == 16
     assert seen[0] >= 8
 
 
 def test_breaking_off_leaves_no_thread_at_work() -> None:
     found = pictures(300)
-    work = classifier.predict_store(made(), ArrayStore(found), list(found))
+    work = answers.predict_store(made(), ArrayStore(found), list(found))
     next(work)
     before = threading.active_count()
     work.close()

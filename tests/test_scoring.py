@@ -13,7 +13,19 @@ import pytest
 import torch
 
 import opsin
-from opsin import artefact, cache, classifier, comparison, duplicates, evaluation, preprocessing, runs, sources, splits
+from opsin import (
+    answers,
+    artefact,
+    cache,
+    classifier,
+    comparison,
+    duplicates,
+    evaluation,
+    preprocessing,
+    runs,
+    sources,
+    splits,
+)
 from opsin.app import cli
 from opsin.classifier import Classifier
 from opsin.duplicates import Pair
@@ -318,7 +330,7 @@ def reference(clf: Classifier) -> classifier.Engine:
 
 
 def predicted(clf: Classifier, data: Dataset, *, run: classifier.Engine) -> list[Prediction]:
-    return list(classifier.predict_store(clf, data.store, [r.key for r in data.records], run=run))
+    return list(answers.predict_store(clf, data.store, [r.key for r in data.records], run=run))
 
 
 def test_with_mirror_images_an_answer_is_the_mean_of_two(trained, monkeypatch) -> None:
@@ -328,11 +340,11 @@ def test_with_mirror_images_an_answer_is_the_mean_of_two(trained, monkeypatch) -
     decoded = []
     build = cache.build
     monkeypatch.setattr(cache, "build", lambda *given, **how: decoded.append(1) or build(*given, **how))
-    (answers, scores, tested), (mean, both) = finished(runs.with_mirrored(clf, data, "all"))
+    (plain, scores, tested), (mean, both) = finished(runs.with_mirrored(clf, data, "all"))
     assert len(decoded) == 1
-    assert (scores, answers.keys) == (opsin.evaluate(clf, data, "all"), tuple(r.key for r in tested.records))
-    said = {p.key: p for p in predicted(clf, data, run=classifier.both_sides(reference(clf)))}
-    for key, expected in zip(mean.keys, classifier.answers(clf, mean.logits)):
+    assert (scores, plain.keys) == (opsin.evaluate(clf, data, "all"), tuple(r.key for r in tested.records))
+    said = {p.key: p for p in predicted(clf, data, run=answers.both_sides(reference(clf)))}
+    for key, expected in zip(mean.keys, answers.answers(clf, mean.logits)):
         assert said[key].probabilities == pytest.approx(expected, abs=1e-5)
     for row in (0, 17, 40):
         picture = data.store.read(tested.records[row].key)
@@ -340,7 +352,7 @@ def test_with_mirror_images_an_answer_is_the_mean_of_two(trained, monkeypatch) -
         prepared = torch.stack([preprocessing.load(clf.preprocessing, side) for side in sides])
         np.testing.assert_allclose(mean.logits[row], classifier.logits(clf, prepared).mean(0), atol=1e-5)
     assert both.n == scores.n == 60
-    assert both.overall["accuracy"].value == (mean.logits.argmax(1) == answers.targets).mean()
+    assert both.overall["accuracy"].value == (mean.logits.argmax(1) == plain.targets).mean()
     assert mean.keys == answers.keys
 
 

@@ -13,7 +13,19 @@ import torch
 from PIL import Image
 
 import opsin
-from opsin import artefact, checks, classifier, comparison, evaluation, exporting, reports, runs, splits, tables
+from opsin import (
+    answers,
+    artefact,
+    checks,
+    classifier,
+    comparison,
+    evaluation,
+    exporting,
+    reports,
+    runs,
+    splits,
+    tables,
+)
 from opsin.app.cli import run as cli
 from opsin.errors import CallError, DataError
 from opsin.recipe import preset
@@ -111,7 +123,7 @@ def test_predictions_and_their_forms(several: runs.Run, measured: runs.Run, tabl
     for clf, name in ((several.classifier, "a"), (measured.classifier, "b")):
         for ending in ("csv", "jsonl"):
             file = tmp_path / f"{name}.{ending}"
-            with tables.predictions(file, clf.classes, form=classifier.blank(clf)) as written:
+            with tables.predictions(file, clf.classes, form=answers.blank(clf)) as written:
                 for prediction in classifier.predict_all(clf, table.parent / "000.png"):
                     written.write(prediction)
     rows = list(csv.reader((tmp_path / "a.csv").read_text().splitlines()))
@@ -141,7 +153,7 @@ def test_a_recall_that_is_wanted_of_a_label(several: runs.Run, table: Path, tmp_
     clf, settled, (_, scores, _) = finished(runs.settling(several.classifier, data, wanted))
     assert clf.thresholds["left"] == several.classifier.thresholds["left"]
     val, _, _ = finished(runs.evaluating(clf, data, "val"))
-    shares, true = classifier.answers(clf, val.logits)[:, 2], val.targets[:, 2]
+    shares, true = answers.answers(clf, val.logits)[:, 2], val.targets[:, 2]
     assert np.isnan(true).any()
     found = (shares[true == 1] >= clf.thresholds["spot"]).sum()
     assert found >= 0.85 * ((true == 1).sum() + 1)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import opsin
-from opsin import artefact, classifier, comparison, metrics, runs, tables
+from opsin import answers, artefact, classifier, comparison, metrics, runs, tables
 from opsin.app import cli
 from opsin.classifier import Classifier
 from opsin.vocabulary import UNSURE, Prediction
@@ -56,7 +56,7 @@ def test_a_run_sets_stores_and_prices_what_was_wanted(trained: Path) -> None:
     assert clf.thresholds == {"dark": told[0]["probability"]}
     assert [list(one["price"]) for one in told] == [["calibration", "test"]] * 2
     with np.load(run / "logits" / "test.npz") as kept:
-        said = classifier.named(clf, classifier.probabilities(clf, kept["logits"]))
+        said = answers.named(clf, answers.probabilities(clf, kept["logits"]))
         dark = kept["targets"] == 0
         recall, right = (said == 0)[dark].mean(), (said == kept["targets"]).mean()
     assert told[0]["price"]["test"]["recall"]["value"] == pytest.approx(recall)

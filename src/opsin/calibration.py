@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from . import classifier, errors, metrics
+from . import answers, errors, metrics
 from .classifier import Classifier
 from .metrics import Groups
 from .metrics import probabilities as rules
@@ -264,7 +264,7 @@ def with_thresholds(
     Raises:
         DataError: when a want cannot be met, or there are too few records to know. It says what could be promised.
     """
-    shares = classifier.answers(clf, np.asarray(logits, np.float64))
+    shares = answers.answers(clf, np.asarray(logits, np.float64))
     kept = clf.thresholds if clf.task == "multi-label" else {}
     new = dataclasses.replace(clf, thresholds=kept, unsure_below=0.0)
     for one in wanted:
@@ -292,7 +292,7 @@ def priced(
     groups: Groups | None = None,
 ) -> tuple[Threshold, ...]:
     """The thresholds with what the classifier's answers come to on another part, by its name."""
-    return _priced(clf, found, part, classifier.answers(clf, np.asarray(logits, np.float64)), targets, groups)
+    return _priced(clf, found, part, answers.answers(clf, np.asarray(logits, np.float64)), targets, groups)
 
 
 def threshold(shares: np.ndarray, targets: np.ndarray, classes: Sequence[str], wanted: Want) -> float:
@@ -323,7 +323,7 @@ def _one_class(targets: np.ndarray, index: int) -> tuple[np.ndarray, np.ndarray]
 
 def _least_sure(clf: Classifier, shares: np.ndarray, targets: np.ndarray, wanted: Want) -> float:
     """The lowest probability of an answer from which on all answers are as accurate as wanted."""
-    said, sure = classifier.named(clf, shares), shares.max(axis=1)
+    said, sure = answers.named(clf, shares), shares.max(axis=1)
     own = np.array([clf.thresholds.get(name, np.inf) for name in clf.classes])
     sure[(shares >= own).any(axis=1)] = np.inf  # a threshold names these anyway
     kept = said != UNSURE
@@ -369,7 +369,7 @@ def _priced(
     groups: Groups | None,
 ) -> tuple[Threshold, ...]:
     several = clf.task == "multi-label"
-    said = np.empty(0, np.int64) if several else classifier.named(clf, shares)
+    said = np.empty(0, np.int64) if several else answers.named(clf, shares)
 
     def share(hit: np.ndarray, of: np.ndarray) -> Score:
         own = None if groups is None else [group for group, one in zip(groups, of) if one]

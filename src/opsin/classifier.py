@@ -1,7 +1,7 @@
 """Classifier: network + preprocessing + class names + temperature + thresholds. Complete and immutable.
 
 Its answers are the reference: torch in fp32, channels last, evaluation mode, on the one preprocessing road. What
-becomes of logits is in `answers`, for exported files too; its names are here as well.
+becomes of logits is in `answers`, for exported files too.
 """
 
 from __future__ import annotations
@@ -21,47 +21,12 @@ import torch
 from torch import Tensor, nn
 
 from . import allocation, codecs, engines, errors, models, plans, preprocessing, sources
-from .answers import (
-    BATCH,
-    answers,
-    answers_of,
-    blank,
-    both_sides,
-    decides,
-    filled,
-    named,
-    predict_store,
-    prepared,
-    probabilities,
-    refuse_names,
-)
+from .answers import answers, blank, named, predict_store, prepared, refuse_names
 from .engines import Engine
 from .models import NetworkSpec, weights
 from .plans import Choice, Plan
 from .preprocessing import THREADS, Decode, Preprocessing
 from .vocabulary import Prediction, Scale, Store, Task
-
-__all__ = [
-    "BATCH",
-    "CLOSE",
-    "Classifier",
-    "answers",
-    "answers_of",
-    "blank",
-    "both_sides",
-    "checked_classes",
-    "decides",
-    "digest",
-    "filled",
-    "imagenet",
-    "logits",
-    "named",
-    "predict",
-    "predict_all",
-    "predict_store",
-    "probabilities",
-    "settle",
-]
 
 CLOSE = 1e-5  # of probabilities: what two engines in fp32 may differ by
 

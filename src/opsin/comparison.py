@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from . import cache, classifier, errors, evaluation
+from . import answers, cache, errors, evaluation
 from .answers import Answering
 from .metrics import intervals, labels, quantities, rates
 from .metrics.given import Bools, Floats, Groups, Ints, units
@@ -430,11 +430,11 @@ def of_logits(
         said = []
         for clf, found in zip(models, logits):
             place = np.array([names.index(name) for name in clf.classes])
-            answer = classifier.named(clf, classifier.probabilities(clf, found))
+            answer = answers.named(clf, answers.probabilities(clf, found))
             said.append(np.where(answer == UNSURE, UNSURE, place[answer]))
         return compare(said[0], said[1], targets, names, groups=groups)
     one, other = (
-        classifier.answers(clf, found)[:, [clf.classes.index(name) for name in names]]
+        answers.answers(clf, found)[:, [clf.classes.index(name) for name in names]]
         for clf, found in zip(models, logits)
     )
     if first.task == "regression":

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import classifier, errors, metrics
+from . import answers, classifier, errors, metrics
 from .answers import Answering
 from .cache import THREADS, Pixels, picture
 from .vocabulary import Dataset, Scores, Work
@@ -22,10 +22,10 @@ def logits(clf: Answering, pixels: Pixels, *, mirrored: bool = False) -> Work[np
         mirrored: of their mirror images, left for right, instead.
     """
     found = []
-    for start in range(0, len(pixels), classifier.BATCH):
-        images = pixels.array[start : start + classifier.BATCH]
+    for start in range(0, len(pixels), answers.BATCH):
+        images = pixels.array[start : start + answers.BATCH]
         found.append(clf.run(np.ascontiguousarray(images[..., ::-1]) if mirrored else images))
-        yield min(start + classifier.BATCH, len(pixels))
+        yield min(start + answers.BATCH, len(pixels))
     return np.concatenate(found)
 
 
@@ -74,12 +74,12 @@ def score(
         groups: the group of every record, `(N,)`, as `groups` gives them: intervals are then those of whole groups.
     """
     if clf.task == "multi-label":
-        least = classifier.blank(clf).thresholds
-        return metrics.score_labels(classifier.answers(clf, found), expected, clf.classes, least, groups=groups)
+        least = answers.blank(clf).thresholds
+        return metrics.score_labels(answers.answers(clf, found), expected, clf.classes, least, groups=groups)
     if clf.task == "regression":
         means = [mean for mean, _ in clf.scale]
-        return metrics.score_quantities(classifier.answers(clf, found), expected, clf.classes, means, groups=groups)
-    decided = classifier.named(clf, classifier.probabilities(clf, found)) if classifier.decides(clf) else None
+        return metrics.score_quantities(answers.answers(clf, found), expected, clf.classes, means, groups=groups)
+    decided = answers.named(clf, answers.probabilities(clf, found)) if answers.decides(clf) else None
     return metrics.score(
         found / clf.temperature,
         expected,

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .. import cache, classifier, errors, exported, preprocessing
+from .. import answers, cache, classifier, errors, exported, preprocessing
 from ..classifier import Classifier
 from ..exported import Opened
 from ..vocabulary import Dataset, Task, finished
@@ -182,8 +182,8 @@ def asked(clf: Classifier, data: Dataset, *, resize: bool = False, most: int = M
 
 def _prepared(clf: Classifier, data: Dataset) -> Iterator[Asked]:
     _, (pixels,) = finished(cache.build(data, [clf.preprocessing]))
-    for start in range(0, len(pixels), classifier.BATCH):
-        images = np.ascontiguousarray(pixels.array[start : start + classifier.BATCH])
+    for start in range(0, len(pixels), answers.BATCH):
+        images = np.ascontiguousarray(pixels.array[start : start + answers.BATCH])
         yield images, images
 
 
@@ -214,7 +214,7 @@ def compare(clf: Classifier, opened: Opened, pairs: Iterator[Asked]) -> Parity:
     same: list[bool] = []
     apart = 0.0
     for given, images in pairs:
-        expected = classifier.answers(clf, classifier.logits(clf, torch.from_numpy(images)))
+        expected = answers.answers(clf, classifier.logits(clf, torch.from_numpy(images)))
         found = np.asarray(opened.run(given)[-1], np.float64)[:, order]
         between = np.abs(found - expected) / ([deviation for _, deviation in clf.scale] or 1.0)
         same += _alike(clf, found, expected, between).tolist()
@@ -229,7 +229,7 @@ def _alike(clf: Classifier, found: np.ndarray, expected: np.ndarray, between: np
         return np.asarray(found.argmax(1) == expected.argmax(1))
     if clf.task == "regression":
         return np.asarray((between <= LIMITS.difference).all(1))
-    least = classifier.blank(clf).thresholds
+    least = answers.blank(clf).thresholds
     return np.asarray(((found >= least) == (expected >= least)).all(1))
 
 
@@ -257,7 +257,7 @@ def _expected(clf: Classifier, found: dict[str, np.ndarray], images: np.ndarray)
     with torch.no_grad():
         expected["normalisation"] = preprocessing.normalise(clf.preprocessing, prepared).numpy()
         expected["logits"] = clf.network(torch.from_numpy(found["normalisation"])).numpy()
-    expected[graphs.ANSWERS[clf.task]] = classifier.answers(clf, found["logits"])
+    expected[graphs.ANSWERS[clf.task]] = answers.answers(clf, found["logits"])
     return expected
 
 
@@ -271,7 +271,7 @@ def _differs(clf: Classifier, data: Dataset, to: str, resize: bool, parity: Pari
     steps = graphs.write(
         to, Graph(clf, steps=True), contract(clf, resize=resize), resize, folder / f"steps{FORMS[to].endings[0]}"
     )
-    few = [pair for _, pair in zip(range(FEW), asked(clf, data, resize=resize, most=FEW * classifier.BATCH))]
+    few = [pair for _, pair in zip(range(FEW), asked(clf, data, resize=resize, most=FEW * answers.BATCH))]
     begins = where(clf, steps, few)
     return errors.ModelError(
         f"the {to} file answers otherwise than the model, so it is not written",

@@ -40,7 +40,7 @@ def steps(task: Task) -> tuple[str, str, str]:
 
 
 class Graph(nn.Module):
-    """All that is done to prepared pictures: uint8 `(B, 3, S, S)` → answers `(B, K)`, as `classifier.answers` has them.
+    """All that is done to prepared pictures: uint8 `(B, 3, S, S)` → answers `(B, K)`, as `answers.answers` has them.
 
     With `steps` it gives what each of `steps` gives, the last being the answers: where a difference begins shows.
     """

@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 
 from .. import cache, errors, evaluation, metrics
+from ..answers import BATCH
 from ..cache import Pixels
-from ..classifier import BATCH, Classifier
+from ..classifier import Classifier
 from ..exported import KEY, Opened
 from ..extras import optional
 from ..vocabulary import Dataset, Score, finished, refuse_other_tasks

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 
-from .. import classifier, preprocessing
+from .. import answers, preprocessing
 from ..classifier import Classifier
 from ..preprocessing import Preprocessing
 from . import resizing
@@ -122,11 +122,11 @@ def _said(clf: Classifier) -> list[str]:
         return ["print(path, *answer, sep='\\t')"]
     if clf.task == "multi-label":
         return [
-            f"least = {list(classifier.blank(clf).thresholds)}",
+            f"least = {list(answers.blank(clf).thresholds)}",
             "reached = [name for name, share, enough in zip(classes, answer, least) if share >= enough]",
             "print(path, ';'.join(reached), sep='\\t')",
         ]
-    if not classifier.decides(clf):
+    if not answers.decides(clf):
         return ["print(path, classes[answer.argmax()], answer.max(), sep='\\t')"]
     return [*_decided(clf), "print(path, label, answer.max(), sep='\\t')"]
 
@@ -250,10 +250,10 @@ def _said_in_javascript(clf: Classifier) -> list[str]:
         return ["console.log([path, ...answer].join('\\t'));"]
     if clf.task == "multi-label":
         return [
-            f"const least = {list(classifier.blank(clf).thresholds)};",
+            f"const least = {list(answers.blank(clf).thresholds)};",
             "console.log([path, classes.filter((_, i) => answer[i] >= least[i]).join(';')].join('\\t'));",
         ]
-    best, decides = "const best = answer.indexOf(Math.max(...answer));", classifier.decides(clf)
+    best, decides = "const best = answer.indexOf(Math.max(...answer));", answers.decides(clf)
     label = "label" if decides else "classes[best]"
     told = f"console.log([path, {label}, answer[best]].join('\\t'));"
     return [best, *(_decided_in_javascript(clf) if decides else []), told]

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from .. import artefact, calibration, classifier, errors, evaluation, metrics
-from ..answers import Answering
+from .. import artefact, calibration, errors, evaluation, metrics
+from ..answers import Answering, answers_of
 from ..vocabulary import SPLITS, UNSURE, Dataset, Finding, Scale, Score, Scores, Task, finished
 from . import tasks
 
@@ -177,7 +177,7 @@ def _of_other_test(
     data: Dataset | None,
 ) -> dict[str, Any]:
     """The same of several labels or of quantities: no confusion, and no calibration yet."""
-    answers = classifier.answers_of(tested.logits, task, temperature, scale)
+    answers = answers_of(tested.logits, task, temperature, scale)
     least = [thresholds.get(name, 0.5) for name in tested.classes]
     scores = tasks.scores(tested, answers, task, least, scale)
     return _frame(tested, facts, scores, task) | {

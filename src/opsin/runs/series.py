@@ -22,8 +22,9 @@ from typing import Any
 
 import numpy as np
 
-from .. import artefact, classifier, errors, metrics, sources, splits
+from .. import artefact, errors, metrics, sources, splits
 from .. import recipe as recipes
+from ..answers import answers_of
 from ..duplicates import Pair
 from ..metrics import labels
 from ..recipe import Recipe
@@ -310,7 +311,7 @@ def _pooled(folder: Path, each: list[Member], by_group: bool) -> Scores:
         described = json.loads(description.read_text(encoding="utf-8", errors="surrogateescape"))
         scale, own, unsure = described.get("scale", ()), described["thresholds"], described.get("unsure_below", 0.0)
         rows.append(answers.logits / described["temperature"] if task == "single-label" else
-                    classifier.answers_of(answers.logits, task, described["temperature"], scale))  # fmt: skip
+                    answers_of(answers.logits, task, described["temperature"], scale))  # fmt: skip
         targets.append(answers.targets)
         least += [[own.get(name, labels.HALF) for name in classes]] * len(answers.keys)
         means.append([mean for mean, _ in scale])

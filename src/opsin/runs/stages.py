@@ -17,11 +17,11 @@ import torch
 from torch import nn
 
 from .. import (
+    answers,
     artefact,
     augmentation,
     cache,
     calibration,
-    classifier,
     errors,
     evaluation,
     features,
@@ -468,7 +468,7 @@ def _set_on_validation(
 ) -> Generator[Event, None, tuple[Classifier, tuple[Threshold, ...]]]:
     """What logits of validation, `(N, K)`, may set: the temperature, and thresholds; and what those promise."""
     if clf.task == "multi-label":
-        least = metrics.best_thresholds(classifier.answers(clf, found), expected)
+        least = metrics.best_thresholds(answers.answers(clf, found), expected)
         yield _note(f"a threshold a label, of the best F1 on {len(found):,} val pictures")
         clf = dataclasses.replace(clf, thresholds=dict(zip(clf.classes, least)))
     if clf.task == "single-label" and _val_chose_nothing(recipe):

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import cache, classifier, codecs, comparison, errors, evaluation, preprocessing, sources
+from .. import answers, cache, classifier, codecs, comparison, errors, evaluation, preprocessing, sources
 from ..answers import refuse_names
 from ..classifier import Classifier
 from ..comparison import Difference
@@ -229,8 +229,8 @@ def _answer(clf: Classifier, run: Engine, found: _Answers, row: int, places: ran
     if not there:
         return
     at, images, sizes, whole = zip(*there)
-    probabilities = classifier.probabilities(clf, run(torch.stack(images).numpy()))
-    found.labels[row, at], found.confidence[row, at] = classifier.named(clf, probabilities), probabilities.max(1)
+    probabilities = answers.probabilities(clf, run(torch.stack(images).numpy()))
+    found.labels[row, at], found.confidence[row, at] = answers.named(clf, probabilities), probabilities.max(1)
     found.bytes[row, at], found.whole[row, at] = sizes, whole
 
 
