@@ -353,7 +353,7 @@ def test_with_mirror_images_an_answer_is_the_mean_of_two(trained, monkeypatch) -
         np.testing.assert_allclose(mean.logits[row], classifier.logits(clf, prepared).mean(0), atol=1e-5)
     assert both.n == scores.n == 60
     assert both.overall["accuracy"].value == (mean.logits.argmax(1) == plain.targets).mean()
-    assert mean.keys == answers.keys
+    assert mean.keys == plain.keys
 
 
 def test_mirror_images_that_would_be_of_another_class_are_refused_unless_trained_on(trained) -> None:
