@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import signal
 import tempfile
 import time
 import zlib
@@ -243,7 +244,7 @@ def known(data: Dataset) -> Dataset:
 def written(work: Work[tuple[Dataset, list[Pixels]]]) -> tuple[Dataset, list[Pixels]]:
     """What the work gives, once what it keeps is kept."""
     found = finished(work)
-    cache._KEEPER.submit(int).result()
+    cache._keeper(os.getpid()).submit(int).result()
     return found
 
 
@@ -288,10 +289,23 @@ def test_a_cache_of_other_data_is_not_used_and_dropped(change: Callable[[Dataset
     assert not after & before
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_process_that_is_forked_has_a_keeper_of_its_own(tmp_path: Path) -> None:
+    data = known(dataset(5))
+    written(cache.build(data, ROADS, keep=tmp_path))  # whose thread a child does not have
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        cache._keeper(os.getpid()).submit(int).result()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+
+
 def test_another_version_does_not_use_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     data = known(dataset(5))
     written(cache.build(data, ROADS, keep=tmp_path))
-    monkeypatch.setattr(cache, "_MAKERS", ("2",))
+    monkeypatch.setattr(cache, "_makers", lambda: ("2",))
     monkeypatch.setattr(preprocessing, "load_each", never)
     with pytest.raises(AssertionError, match="decoded"):
         written(cache.build(data, ROADS, keep=tmp_path))
@@ -299,7 +313,7 @@ def test_another_version_does_not_use_it(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 @pytest.mark.parametrize("name", ["numpy", "opencv-python-headless", "pydicom"])
 def test_what_decodes_or_changes_pixels_is_part_of_a_caches_name(name: str) -> None:
-    assert f"{name} {version(name)}" in cache._MAKERS
+    assert f"{name} {version(name)}" in cache._makers()
 
 
 def test_kept_caches_that_refused_different_pictures_are_made_again(tmp_path: Path) -> None:

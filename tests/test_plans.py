@@ -113,9 +113,13 @@ def test_a_device_that_is_not_here_is_refused(name: str, monkeypatch: pytest.Mon
     assert caught.value.received == name
 
 
-def test_a_numbered_device_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_numbered_device_is_kept_where_there_are_so_many(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert {plan.device for plan in candidates(device="cuda:1")} == {"cuda:1"}
+    for name in ("cuda:2", "cuda:-1", "cuda:x", "cpu:1"):
+        with pytest.raises(CallError, match="device: expected one of"):
+            candidates(device=name)
 
 
 @pytest.mark.parametrize("precision", ["fp16", "", "FP32"])

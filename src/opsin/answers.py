@@ -21,7 +21,8 @@ from . import codecs, errors, metrics
 from .preprocessing import THREADS, Decode, Preprocessing
 from .vocabulary import Prediction, Refusal, Scale, Store, Task
 
-Run = Callable[[np.ndarray], np.ndarray]  # uint8 (B, 3, S, S) → logits, float32 (B, K)
+# uint8 (B, 3, S, S), any B of one or more → float32 (B, K), or vectors (B, D)
+Engine = Callable[[np.ndarray], np.ndarray]
 
 BATCH = 32
 AHEAD = 3  # batches that are held: one that is answered, those that are being decoded
@@ -124,7 +125,7 @@ def predict_store(
     keys: Iterable[str],
     *,
     threads: int = THREADS,
-    run: Run | None = None,
+    run: Engine | None = None,
     decode: Decode = codecs.decode,
 ) -> Iterator[Prediction]:
     """One Prediction for every key, in their order; what cannot be read is an error of its own, never skipped.
@@ -155,12 +156,12 @@ def predict_store(
         pool.shutdown(cancel_futures=True)
 
 
-def both_sides(run: Run) -> Run:
+def both_sides(run: Engine) -> Engine:
     """Of every picture the mean of the logits of itself and of its mirror image, left for right, by `run`."""
     return lambda images: (run(images) + run(np.ascontiguousarray(images[..., ::-1]))) / 2
 
 
-def _answered(clf: Answering, chunk: Sequence[tuple[str, np.ndarray | Refusal]], run: Run) -> Iterator[Prediction]:
+def _answered(clf: Answering, chunk: Sequence[tuple[str, np.ndarray | Refusal]], run: Engine) -> Iterator[Prediction]:
     images = [item for _, item in chunk if isinstance(item, np.ndarray)]
     found = answers(clf, run(np.stack(images))) if images else np.empty((0, len(clf.classes)))
     said = named(clf, found).tolist() if images and clf.task == "single-label" else [None] * len(found)

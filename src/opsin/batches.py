@@ -19,7 +19,8 @@ from torch import Tensor
 
 from . import augmentation
 from .augmentation import Draws
-from .cache import THREADS, Pixels
+from .cache import Pixels
+from .preprocessing import THREADS
 from .recipe import AugmentChoice
 
 SLICE = 16  # pictures that a thread makes at a time

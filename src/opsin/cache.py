@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import functools
 import hashlib
 import json
 import math
@@ -21,7 +22,7 @@ import tempfile
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -33,14 +34,13 @@ import torch
 from torch import Tensor
 
 from . import codecs, errors, preprocessing, sources
-from .preprocessing import Preprocessing
+from .preprocessing import THREADS, Preprocessing
 from .vocabulary import Dataset, Record, Refusal, Work
 
 # Above this a cache lives in a memory-mapped file: the operating system keeps of it what fits.
 MEMORY_BYTES = 2 * 2**30
 SPARE_BYTES = 2**30  # that a cache leaves free on its disk
 KEPT_BYTES = 8 * 2**30  # of all the caches that are kept for later runs; then the oldest go
-THREADS = preprocessing.THREADS
 ABANDONED = 3600.0  # seconds since a cache that is being written grew last
 PASSING = ("unreadable", "out-of-memory")  # refusals that may be over in the next run, of the very same files
 
@@ -172,7 +172,8 @@ def build(
         DataError: when no picture is left.
     """
     files = [_file(keep, data, road) for road in roads]
-    asked = [_KEEPER.submit(_recalled, file, len(data), road.size) for file, road in zip(files, roads) if file]
+    keeper = _keeper(os.getpid())
+    asked = [keeper.submit(_recalled, file, len(data), road.size) for file, road in zip(files, roads) if file]
     known = [pair for answer in asked if (pair := answer.result())]
     if len(known) == len(roads) and all(refused == known[0][1] for _, refused in known):
         yield len(data)
@@ -193,7 +194,8 @@ def build(
             continue
         array = _compact(array, refused)
         if file:
-            _KEEPER.submit(_remember, file, array, refused)
+            # What went wrong with it, but for a disk that is full, is told where it happens and ends nothing.
+            keeper.submit(_remember, file, array, refused).add_done_callback(Future.result)
         found.append(Pixels(data, array.transpose(0, 3, 1, 2)))
     return data, found
 
@@ -295,17 +297,22 @@ _PACKAGES = (
 )
 
 
-def _installed() -> Iterator[str]:
+@functools.cache
+def _makers() -> tuple[str, ...]:
+    found = ["1"]
     for name in _PACKAGES:
         with suppress(PackageNotFoundError):
-            yield f"{name} {version(name)}"
+            found.append(f"{name} {version(name)}")
+    return tuple(found)
 
 
-_MAKERS = ("1", *_installed())
+@functools.cache
+def _keeper(process: int) -> ThreadPoolExecutor:
+    """What writes caches beside whatever comes next, one after the other, and reads when what it writes is there.
 
-
-# Caches are written beside whatever comes next, one after the other, and read when what is being written is there.
-_KEEPER = ThreadPoolExecutor(1)
+    Of each process its own: one that was forked has its parent's pool, but not the thread in it.
+    """
+    return ThreadPoolExecutor(1)
 
 
 def _file(keep: Path | None, data: Dataset, road: Preprocessing) -> Path | None:
@@ -315,7 +322,7 @@ def _file(keep: Path | None, data: Dataset, road: Preprocessing) -> Path | None:
         return None
     contents = [(record.key, record.size, record.crc) for record in data.records]
     made_by, made_of = (
-        hashlib.sha256(json.dumps(what).encode()).hexdigest() for what in ((_MAKERS, road.to_dict()), contents)
+        hashlib.sha256(json.dumps(what).encode()).hexdigest() for what in ((_makers(), road.to_dict()), contents)
     )
     name = re.sub(r"\W+", "-", data.name)[:40]
     return keep / f"{name}-{made_by[:16]}-{made_of[:32]}.pixels"
@@ -343,19 +350,14 @@ def _remember(file: Path | None, array: np.ndarray, refused: Mapping[int, Refusa
     if file is None or any(told.code in PASSING for told in refused.values()):
         return
     about = {"refused": {row: dataclasses.asdict(told) for row, told in refused.items()}, "crc": zlib.crc32(array.data)}
-    part = file.with_name(f".{file.name}.{os.getpid()}")
-    with suppress(OSError):
+    with suppress(errors.MachineError), errors.replacing(file) as part:
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         _make_room(file, array.nbytes)
         if shutil.disk_usage(file.parent).free < array.nbytes + SPARE_BYTES:
-            return
-        try:
-            with open(part, "wb") as opened:
-                np.save(opened, array, allow_pickle=False)
-                opened.write(json.dumps(about).encode())
-            part.replace(file)
-        finally:
-            part.unlink(missing_ok=True)
+            raise OSError(errno.ENOSPC, "no room for a cache")
+        with open(part, "wb") as opened:
+            np.save(opened, array, allow_pickle=False)
+            opened.write(json.dumps(about).encode())
 
 
 def _make_room(file: Path, size: int) -> None:

@@ -23,13 +23,11 @@ import torch
 from torch import Tensor, nn
 
 from . import models, preprocessing
+from .answers import Engine as Engine
 from .errors import MachineError, first_line, unknown
 from .extras import core, optional
 from .models import folding
 from .preprocessing import Preprocessing
-
-# uint8 (B, 3, S, S), any B of one or more → float32 (B, K) or (B, D)
-Engine = Callable[[np.ndarray], np.ndarray]
 
 CHUNK = 32  # pictures that OpenVINO, and torch on a CPU, are given at a time
 

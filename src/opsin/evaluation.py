@@ -11,7 +11,8 @@ import numpy as np
 
 from . import answers, classifier, errors, metrics
 from .answers import Answering
-from .cache import THREADS, Pixels, picture
+from .cache import Pixels, picture
+from .preprocessing import THREADS
 from .vocabulary import Dataset, Scores, Work
 
 

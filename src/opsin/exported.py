@@ -26,15 +26,12 @@ KEY = "opsin"  # under which a file tells of itself
 FORMAT = 2  # of what it tells; the first did not say which pictures it had learned from
 ROOM = "jpeg at 1/2, 1/4, 1/8 down to"  # where it tells of `preprocessing.ROOM`
 
-# the outputs of a file for uint8 (B, 3, H, W), in their order
-Run = Callable[[np.ndarray], Sequence[np.ndarray]]
-
 
 @dataclass(frozen=True)
 class Opened:
     """An exported file as whoever gets it sees it: what it answers, and what it tells of itself."""
 
-    run: Run
+    run: Callable[[np.ndarray], Sequence[np.ndarray]]  # uint8 (B, 3, H, W) → its outputs, in their order
     told: Mapping[str, Any]
 
 
@@ -121,18 +118,10 @@ def load(file: Path) -> Exported:
             do="Export the run again, or use the version of opsin that made it",
         )
     try:
-        return Exported(
-            file,
-            opened,
-            _road(told["preprocessing"]),
-            tuple(told["classes"]),
-            told["task"],
-            told["temperature"],
-            told["thresholds"],
-            told["facts"],
-            told["unsure_below"],
-            tuple((mean, deviation) for mean, deviation in told["scale"]),
-        )
+        alike = {name: told[name] for name in ("task", "temperature", "thresholds", "facts", "unsure_below")}
+        road, classes = _road(told["preprocessing"]), tuple(told["classes"])
+        scale = tuple((mean, deviation) for mean, deviation in told["scale"])
+        return Exported(file=file, opened=opened, preprocessing=road, classes=classes, scale=scale, **alike)
     except (KeyError, TypeError, ValueError) as error:
         raise errors.ModelError(f"what {file} tells of itself is damaged", received=repr(error)) from error
 

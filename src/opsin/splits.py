@@ -17,15 +17,14 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
+
+import numpy as np
 
 from .duplicates import joined
 from .errors import CallError, DataError, replacing, some
 from .spreadsheets import bare, guarded
 from .vocabulary import SPLITS, Dataset, Record, Split
-
-if TYPE_CHECKING:
-    import numpy as np
 
 CARVED_VAL = 0.10  # of training pictures, where a source has train and test only: enough to choose by
 TENTHS = 10  # parts of a quantity's range, alike in records, that are stratified
@@ -249,8 +248,6 @@ def _by_size(pool: Sequence[Record], bound: Mapping[str, str], seed: int) -> dic
 
 def _greedy(groups: list[list[int | None]], shares: Shares, k: int) -> list[Split]:
     """The split of each group, given as its records' targets."""
-    import numpy as np
-
     splits = list(shares)
     dealt = _Dealt(np.outer(list(shares.values()), _totals(groups, k)).astype(float))
     chosen: list[Split] = []
@@ -262,15 +259,11 @@ def _greedy(groups: list[list[int | None]], shares: Shares, k: int) -> list[Spli
 
 def _totals(groups: list[list[int | None]], k: int) -> np.ndarray:
     """int `(K + 1,)`: how many records there are of each class; the last counts those of no class."""
-    import numpy as np
-
     return np.bincount([k if t is None else t for group in groups for t in group], minlength=k + 1)
 
 
 def _counted(group: list[int | None], k: int) -> tuple[np.ndarray, np.ndarray]:
     """int `(c,)` each: the classes of a group, K for none, and how many records of each: of thousands it has few."""
-    import numpy as np
-
     return np.unique([k if t is None else t for t in group], return_counts=True)
 
 
@@ -278,15 +271,11 @@ class _Dealt:
     """What each split, or fold, has of every class so far, beside what it should get in the end: float `(S, K + 1)`."""
 
     def __init__(self, want: np.ndarray) -> None:
-        import numpy as np
-
         self.want, self.have, self._terms = want, np.zeros_like(want), np.zeros_like(want)
         self.sizes = np.zeros(len(want))
 
     def costs(self, classes: np.ndarray, counts: np.ndarray) -> np.ndarray:
         """float `(S,)`: how much farther from what it wants each is with these."""
-        import numpy as np
-
         have, want = self.have[:, classes], self.want[:, classes]
         # Summed with the zeros of all other classes: in another order costs that are equal would differ by a bit.
         self._terms[:, classes] = counts * (2 * (have - want) + counts) / np.maximum(want, 1e-9)
@@ -301,8 +290,6 @@ class _Dealt:
 
 def _nearest(dealt: _Dealt, classes: np.ndarray, counts: np.ndarray, *, left: int) -> int:
     """The split (0 is train) that takes the group best, and gets it."""
-    import numpy as np
-
     costs, empty = dealt.costs(classes, counts), dealt.sizes == 0
     if left <= empty.sum():
         costs[~empty] = np.inf
@@ -344,8 +331,6 @@ def folds(
 
 def _evenly(groups: list[list[int | None]], count: int, k: int) -> list[int]:
     """The fold of each group, given as its records' targets; of folds that it suits alike, the smallest."""
-    import numpy as np
-
     dealt = _Dealt(np.tile(np.maximum(_totals(groups, k) / count, 1e-9), (count, 1)))
     chosen = []
     for index, group in enumerate(groups):

@@ -107,7 +107,7 @@ def predictions(
     if file is None:
         yield Table(None)
         return
-    make = _form(file)
+    make, form = _form(file), form or Prediction("", tuple(classes))
     part = file.with_name(f"{file.name}.{of or 'new'}.part")
     with errors.writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -117,23 +117,13 @@ def predictions(
         with errors.writing(file):
             _recover(opened, table, len(classes))
         yield table
-        with errors.writing(file):
-            _finish(file, part, opened, form or Prediction("", tuple(classes)), make)
+        opened.close()
+        with errors.replacing(file) as whole, part.open("rb") as lines:
+            make(whole, (_read(line, form) for line in lines), form)
+        part.unlink()
     finally:
         with suppress(OSError):
             opened.close()
-
-
-def _finish(file: Path, part: Path, opened: BinaryIO, form: Prediction, make: Form) -> None:
-    opened.close()
-    whole = file.with_name(f".{part.name}")
-    try:
-        with part.open("rb") as lines:
-            make(whole, (_read(line, form) for line in lines), form)
-        whole.replace(file)
-    finally:
-        whole.unlink(missing_ok=True)
-    part.unlink()
 
 
 # ── the part: a line of JSON for each, [path, probabilities or values or null, code, reason, answer] ──

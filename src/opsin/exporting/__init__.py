@@ -299,7 +299,8 @@ def _check_place(file: Path, to: str) -> None:
 
 def _describe(clf: Classifier, file: Path, to: str, resize: bool, parity: Parity, opened: Opened) -> None:
     """What the file tells, with what was measured, as JSON for programs and as README.md for people."""
-    about = {**opened.told, "file": file.name, PARITY: dataclasses.asdict(parity)}
+    facts = {name: value for name, value in opened.told["facts"].items() if name != "seen"}  # letters a picture
+    about = {**opened.told, "facts": facts, "file": file.name, PARITY: dataclasses.asdict(parity)}
     file.with_suffix(".json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     text = readme.text(clf, file.name, to, resize, str(parity))
     file.with_name(readme.NAME).write_text(text, encoding="utf-8", errors="replace")

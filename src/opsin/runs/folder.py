@@ -77,8 +77,8 @@ def create(
             stand in train or val as well.
         MachineError: when it cannot be written.
     """
-    recipe = fitting(data, recipe, start)
     wanted = calibration.wants(recipe.learn.want, data.classes, data.task)
+    recipe = origins.suited(recipe, start)
     pairs = finished(scoring.alike(data, near=not split)) if pairs is None else pairs
     divided = scoring.divided(data, recipe.seed, split=split, pairs=pairs)
     calibration.refuse_hopeless(wanted, divided.val.counts())
@@ -103,7 +103,7 @@ def begun(folder: Path, recipe: Recipe, data: Dataset, origin: Origin) -> Iterat
         beside = folder.with_name(f".{folder.name}.{os.getpid()}")
         beside.mkdir(parents=True)
         try:
-            (beside / "recipe.toml").write_text(recipe.to_toml(), encoding="utf-8")
+            _write_text(beside / "recipe.toml", recipe.to_toml())
             _write_data(beside, data, origin)
             yield beside
             beside.replace(folder)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import answers, cache, classifier, codecs, comparison, errors, evaluation, preprocessing, sources
+from .. import answers, classifier, codecs, comparison, errors, evaluation, preprocessing, sources
 from ..answers import refuse_names
 from ..classifier import Classifier
 from ..comparison import Difference
@@ -183,7 +183,7 @@ def _answered(clf: Classifier, data: Dataset, rows: Sequence[Change]) -> Generat
     found = _Answers(
         np.zeros(shape, np.int64), np.zeros(shape), np.full(shape, np.nan), np.zeros(shape, bool), [None] * len(data)
     )
-    with ThreadPoolExecutor(cache.THREADS) as pool:
+    with ThreadPoolExecutor(preprocessing.THREADS) as pool:
         for start in range(0, len(data), AT_ONCE):
             places = range(start, min(start + AT_ONCE, len(data)))
             records = [data.records[place] for place in places]

@@ -95,8 +95,10 @@ def run(arguments: list[str]) -> int:
             return _tell(CallError(error.format_message()), arguments)
         error.show()
         return error.exit_code
-    except SystemExit:  # click's, of a pipe whose reader has gone: a reader that has enough is no error
-        return 0
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # which click ends with: a reader that has enough is no error
+            return 0
+        raise
     except (click.Abort, KeyboardInterrupt):
         click.echo("opsin: interrupted", err=True)
         return 130
