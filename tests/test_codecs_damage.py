@@ -33,7 +33,7 @@ from encoded import (
     swapped_profile,
     tiff,
 )
-from opsin import codecs
+from opsin import codecs, jpeg
 from opsin.codecs import Limits, decode, sides, sniff
 from opsin.errors import PictureError
 
@@ -349,7 +349,7 @@ def test_a_jpeg_filled_up_with_zeros_is_refused(name: str) -> None:
 def test_a_jpeg_of_very_many_segments_or_fill_bytes_is_refused_at_once(what: bytes, before: bytes, monkeypatch) -> None:
     whole = file(smooth(), "JPEG")
     at = whole.index(before)
-    few, many = (whole[:at] + what * n + whole[at:] for n in (codecs.MOST_STEPS // 3, 1_000_000))
+    few, many = (whole[:at] + what * n + whole[at:] for n in (jpeg.MOST_STEPS // 3, 1_000_000))
     if what != b"\xff\xf0":
         assert code(few) == ""
     monkeypatch.setattr(Image, "open", None)  # which takes half a second for each million

@@ -23,9 +23,11 @@ Orientation is Exif 2.3 tag 0x0112 (where that is missing, XMP `tiff:Orientation
 and values other than 1…8, mean upright. Metadata makes no good picture unreadable, as long as Pillow opens the file.
 
 Gray and YCbCr JPEGs are decoded by simplejpeg, three times as fast and without holding Python's lock: the same
-libjpeg-turbo, the same pixels. What it warns of goes through Pillow, as does every other file, so that both refuse the
-same. Only a scan that ends too early is refused more strictly: Pillow pads it and passes no warning on. A progressive
-JPEG cut exactly between two scans is whole to every decoder. `ImageFile.LOAD_TRUNCATED_IMAGES` changes nothing.
+libjpeg-turbo, the same pixels. Pillow reads their metadata first, and is not asked where a header has none that bears
+on the pixels (it would take a tenth of a small picture's time). What simplejpeg warns of goes through Pillow, as does
+every other file, so that both refuse the same. Only a scan that ends too early is refused more strictly: Pillow pads it
+and passes no warning on. A progressive JPEG cut exactly between two scans is whole to every decoder.
+`ImageFile.LOAD_TRUNCATED_IMAGES` changes nothing.
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError, features
 
-from . import dicom
+from . import dicom, jpeg
 from .errors import CallError, PictureError
 
 CODES = {
@@ -60,11 +62,6 @@ CODES = {
     "out-of-memory": "there is not enough memory for this picture",
     "bad-array": "the array is not a picture",
 }
-
-# Before a JPEG's first scan. Pillow takes 0.5 µs for a fill byte, and copies all Exif segments for each further one:
-# 2 s for 24 MiB, a minute for 128. Colour profiles have at most 16 MiB.
-MOST_STEPS = 4096
-MOST_BEFORE = 24 * 2**20
 
 # Limits are held by this module, so Pillow's own line must not also speak up below a higher one.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -148,10 +145,11 @@ def sides(data: bytes | np.ndarray) -> tuple[int, int] | None:
     if isinstance(data, np.ndarray) or sniff(data) != "JPEG":
         return None
     try:
-        height, width = simplejpeg.decode_jpeg_header(data)[:2]
-    except ValueError:
+        head = jpeg.header(data)
+    except PictureError:
         return None
-    return min(height, width), max(height, width)
+    shorter, longer = sorted((head.height, head.width))
+    return (shorter, longer) if shorter else None
 
 
 def encode_png(picture: np.ndarray) -> bytes:
@@ -258,12 +256,17 @@ def _decoded(data: bytes, format: str, limits: Limits, reduced: int, luma: bool)
     try:
         if format == "DICOM":
             return _from_array(dicom.decode(data, lambda width, height: _check_size(width, height, limits)), limits)
-        scan = _first_scan(data) if format == "JPEG" else 0
+        head = jpeg.header(data) if format == "JPEG" else None
+        if head and head.plain and (stored := _plain_jpeg(data, head, limits, reduced, luma)) is not None:
+            return stored
         with Image.open(BytesIO(data), formats=[format]) as image:
             _check_size(image.width, image.height, limits)
-            _check_whole(image, data, format, scan)
-            if format == "JPEG" and (stored := _fast_jpeg(data, image, reduced, luma)) is not None:
-                return _turned(stored, _orientation(image))
+            _check_whole(image, data, format, head)
+            if head and image.mode in ("L", "RGB"):
+                profile = image.info.get("icc_profile")
+                stored = _fast_jpeg(data, image.size, image.mode == "L", profile, reduced, luma)
+                if stored is not None:
+                    return _turned(stored, _orientation(image))
             image.load()
             turned = format == "TIFF"  # by Pillow, which does it while loading
             return _turned(_picture(image, data), 1 if turned else _orientation(image))
@@ -277,21 +280,28 @@ def _decoded(data: bytes, format: str, limits: Limits, reduced: int, luma: bool)
         raise _failure(error, data, format) from error
 
 
-def _fast_jpeg(data: bytes, image: ImageFile.ImageFile, reduced: int, luma: bool) -> np.ndarray | None:
+def _plain_jpeg(data: bytes, head: jpeg.Header, limits: Limits, reduced: int, luma: bool) -> np.ndarray | None:
+    """The picture, of whose header Pillow has nothing to tell; None for what it should decode, or refuse, itself."""
+    _check_size(head.width, head.height, limits)
+    if not jpeg.ends(data, head.scan):
+        raise _endless()
+    return _fast_jpeg(data, (head.width, head.height), head.components == 1, None, reduced, luma)
+
+
+def _fast_jpeg(
+    data: bytes, size: tuple[int, int], gray: bool, profile: Any, reduced: int, luma: bool
+) -> np.ndarray | None:
     """The pixels as they are stored, by the colour rules; None for what Pillow should decode, or refuse, itself.
 
-    `image` is open and not loaded: its header has been read, and found within the limits.
+    `size` is width and height, which were found within the limits.
     """
-    if image.mode not in ("L", "RGB"):
-        return None
-    profile = image.info.get("icc_profile")
     luma = luma and profile is None
     # The one factor that gives just these sides; 0 is no factor, for 7/8 of 5 pixels are 5 too.
-    least = (-(-side // reduced) if reduced > 1 else 0 for side in (image.height, image.width))
-    height, width = (_divided(side, reduced) for side in (image.height, image.width))
+    most = [-(-side // reduced) if reduced > 1 else 0 for side in size]
+    width, height = (_divided(side, reduced) for side in size)
     try:
         # In strict mode libjpeg's first warning is an error.
-        stored = simplejpeg.decode_jpeg(data, "GRAY" if luma or image.mode == "L" else "RGB", False, False, *least)
+        stored = simplejpeg.decode_jpeg(data, "GRAY" if luma or gray else "RGB", False, False, most[1], most[0])
     except ValueError as error:
         if "premature end" in str(error).lower():
             raise _refusal("truncated", str(error)) from error
@@ -300,9 +310,9 @@ def _fast_jpeg(data: bytes, image: ImageFile.ImageFile, reduced: int, luma: bool
     stored = np.ascontiguousarray(stored[:height, :width])
     if luma:
         return stored[..., 0]
-    if profile is None and image.mode == "RGB":
+    if profile is None and not gray:
         return stored
-    return np.array(_to_srgb(Image.fromarray(stored if image.mode == "RGB" else stored[..., 0]), profile))
+    return np.array(_to_srgb(Image.fromarray(stored[..., 0] if gray else stored), profile))
 
 
 def _divided(side: int, by: int) -> int:
@@ -317,10 +327,10 @@ def _check_size(width: int, height: int, limits: Limits) -> None:
         raise _refusal("too-many-pixels", f"{width}×{height}", expected=f"at most {limits.pixels}")
 
 
-def _check_whole(image: ImageFile.ImageFile, data: bytes, format: str, scan: int) -> None:
+def _check_whole(image: ImageFile.ImageFile, data: bytes, format: str, head: jpeg.Header | None) -> None:
     """Refuse what Pillow lets through: a JPEG filled up with other bytes, changed PNG data, a TIFF without strips."""
-    if format == "JPEG" and not _ends(data, scan):
-        raise _refusal("truncated", "a JPEG without an end marker")
+    if head and not jpeg.ends(data, head.scan):
+        raise _endless()
     if format == "PNG" and _changed_png(data):
         raise _refusal("corrupt", "PNG data with another checksum")
     boxes = [tile.extents for tile in image.tile if tile.extents]
@@ -339,32 +349,8 @@ def _failure(error: Exception, data: bytes, format: str) -> PictureError:
     return _refusal("corrupt", f"{format} with an unreadable header" if unread else f"{format}: {text[:200]}")
 
 
-def _cut_jpeg(data: bytes) -> bool:
-    return not _ends(data, _first_scan(data))
-
-
-def _ends(data: bytes, scan: int) -> bool:
-    """Does an end marker follow the first scan? A thumbnail in a segment before it has its own."""
-    return data.rfind(b"\xff\xd9", scan) >= 0
-
-
-def _first_scan(data: bytes) -> int:
-    """Where the first scan begins (ITU-T T.81, B.1.1), by the steps of Pillow, which would take any number of them."""
-    at = 2
-    for _ in range(MOST_STEPS):
-        if data[at : at + 2] in (b"\xff\xda", b""):
-            return at
-        if at > MOST_BEFORE:
-            break
-        if data[at] == 0xFF and data[at + 1 : at + 2] in _SEGMENTS:
-            at += 2 + max(2, int.from_bytes(data[at + 2 : at + 4], "big"))
-        else:  # a fill byte, a marker that is all of its segment, or what should not be there
-            at = data.find(b"\xff", at + 1) % (len(data) + 1)  # -1 becomes the end
-    limits = f"{MOST_STEPS:,} segments and fill bytes or {MOST_BEFORE:,} bytes"
-    raise _refusal("corrupt", f"a JPEG of over {limits} before its first scan")
-
-
-_SEGMENTS = frozenset(bytes([code]) for code in (*range(0xC0, 0xC8), *range(0xC9, 0xD0), *range(0xDA, 0xF0), 0xFE))
+def _endless() -> PictureError:
+    return _refusal("truncated", "a JPEG without an end marker")
 
 
 def _changed_png(data: bytes) -> bool:
@@ -381,7 +367,7 @@ def _changed_png(data: bytes) -> bool:
 
 # Whether the frame of a file that could not be read says that it goes on. Only chooses between two names of a refusal.
 _CUT: dict[str, Callable[[bytes], bool]] = {
-    "JPEG": _cut_jpeg,
+    "JPEG": lambda data: not jpeg.ends(data, jpeg.header(data).scan),
     "PNG": lambda data: b"IEND\xaeB`\x82" not in data,
     "WEBP": lambda data: int.from_bytes(data[4:8], "little") + 8 > len(data),
     "BMP": lambda data: len(data) < 26 or int.from_bytes(data[2:6], "little") > len(data),

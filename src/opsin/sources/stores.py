@@ -36,8 +36,13 @@ class FolderStore:
             PictureError: `unreadable` when it vanished or may not be read, `too-many-bytes` over 256 MiB.
         """
         try:
-            with open(os.path.join(self.root, key), "rb") as file:
-                return _capped(file, key, os.fstat(file.fileno()).st_size)
+            # A buffer would cost more calls of the system, at each of which threads hand Python's lock over.
+            with open(os.path.join(self.root, key), "rb", buffering=0) as file:
+                size = os.fstat(file.fileno()).st_size
+                data = _capped(file, key, size)
+                while len(data) < size and (more := file.read(size - len(data))):  # the system may give less at once
+                    data += more
+                return data
         except OSError as error:
             raise _unreadable(key, error.strerror or str(error)) from error
 
