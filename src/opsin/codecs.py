@@ -297,11 +297,11 @@ def _fast_jpeg(
     """
     luma = luma and profile is None
     # The one factor that gives just these sides; 0 is no factor, for 7/8 of 5 pixels are 5 too.
-    most = [-(-side // reduced) if reduced > 1 else 0 for side in size]
+    least = [-(-side // reduced) if reduced > 1 else 0 for side in size]
     width, height = (_divided(side, reduced) for side in size)
     try:
         # In strict mode libjpeg's first warning is an error.
-        stored = simplejpeg.decode_jpeg(data, "GRAY" if luma or gray else "RGB", False, False, most[1], most[0])
+        stored = simplejpeg.decode_jpeg(data, "GRAY" if luma or gray else "RGB", False, False, least[1], least[0])
     except ValueError as error:
         if "premature end" in str(error).lower():
             raise _refusal("truncated", str(error)) from error
