@@ -36,7 +36,8 @@ def command(out: str, as_json: bool) -> None:
     quiet = progress.console(stderr=as_json)
     quiet.print("1. The textbook network learns handwritten digits from nothing", style="bold")
     data = sources.read("digits")
-    chosen = recipe.modern().set(network="textbook", size=32, lr=0.05, batch=64)
+    # The network has no norms: at 0.05 some seeds fail in bf16, at 0.02 validation is 0.978 to 0.989 on three in each.
+    chosen = recipe.modern().set(network="textbook", size=32, lr=0.02, batch=64)
     folder = runs.create(data, chosen, origin=runs.Origin("digits"), out=out)
     divided, chosen = runs.reopen(folder, data)
     render.introduce(quiet, divided, chosen, folder)
